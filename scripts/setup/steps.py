@@ -1,0 +1,128 @@
+"""Running the stages of a set-up: one line when a stage starts, one with its seconds when it ends, clear failures.
+
+Only the standard library is imported: these scripts run before anything is installed.
+"""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from tests.support.engines import environment_without_checkout
+
+TAIL_LINES = 25
+"""How much of a failed command's output is shown: enough for a compiler's or pip's last words."""
+
+
+class SetupError(Exception):
+    """A stage failed. The text says what, why as far as known, and the way out."""
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+@contextlib.contextmanager
+def stage(title: str) -> Iterator[None]:
+    """Announces a stage and, when it is over, says how long it took."""
+    say(f"{title} ...")
+    started = time.monotonic()
+    yield
+    say(f"{title}: done in {time.monotonic() - started:.1f} s")
+
+
+def run(argv: Sequence[str | Path], *, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> None:
+    """Runs a command. Its output is shown live on a terminal; elsewhere only its last lines, and only if it fails.
+
+    Raises SetupError when the command is missing or its exit status isn't 0.
+    """
+    live = sys.stdout.isatty()
+    try:
+        done = subprocess.run(
+            [str(part) for part in argv],
+            cwd=cwd,
+            env=environment_without_checkout() if env is None else dict(env),
+            stdin=subprocess.DEVNULL,
+            stdout=None if live else subprocess.PIPE,
+            stderr=None if live else subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+    except OSError as error:
+        raise SetupError(f"cannot run {argv[0]}: {error.strerror}") from error
+    if done.returncode != 0:
+        tail = "\n".join((done.stdout or "").splitlines()[-TAIL_LINES:])
+        command = " ".join(str(part) for part in argv)
+        raise SetupError(f"{tail}\ncannot go on: this command ended with status {done.returncode}:\n  {command}".lstrip())
+
+
+def works(argv: Sequence[str | Path], *, timeout: float = 120) -> bool:
+    """Whether a command runs and ends with 0 within `timeout` seconds. Shows nothing."""
+    try:
+        done = subprocess.run(
+            [str(part) for part in argv],
+            env=environment_without_checkout(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=timeout,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds the right to change `folder`, so that two set-ups at the same time don't tear each other's work."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f".{folder.name}.lock").open("a") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"{folder.name}: waiting for another set-up that works on it")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def remove(path: Path) -> None:
+    """Removes a file or folder that may not be there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_last(stamp: Path, text: str) -> None:
+    """Writes a stamp so that it is either wholly there or not at all: it vouches for all that was done before it."""
+    part = stamp.with_name(stamp.name + ".part")
+    part.write_text(text)
+    part.replace(stamp)
+
+
+def is_stamped(stamp: Path, text: str) -> bool:
+    """Whether `stamp` says exactly `text`: the work was finished, and by this recipe."""
+    try:
+        return stamp.read_text() == text
+    except OSError:
+        return False
+
+
+def told(main: Callable[[], int]) -> int:
+    """Runs a script's `main` and turns what may go wrong into one message and the exit status 1."""
+    try:
+        return main()
+    except SetupError as error:
+        say(str(error))
+    except OSError as error:
+        say(f"cannot go on: {error}" + (f" ({os.strerror(error.errno)})" if error.errno and not error.strerror else ""))
+    except KeyboardInterrupt:
+        say("interrupted: what was half done is thrown away at the next run")
+        return 130
+    return 1
