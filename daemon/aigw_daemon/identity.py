@@ -41,3 +41,8 @@ def start_ticks(pid: int) -> int | None:
     if fields[0] in {b"Z", b"X"}:
         return None
     return int(fields[START_TICKS_FIELD - 3])
+
+
+def is_alive(identity: Identity) -> bool:
+    """Whether this very process still runs, on this boot."""
+    return identity.boot_id == boot_id() and identity.start_ticks == start_ticks(identity.pid)

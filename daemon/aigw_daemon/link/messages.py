@@ -69,6 +69,11 @@ class RouteView(msgspec.Struct, frozen=True):
     targets: tuple[TargetView, ...]
     alias_of: str | None = None
     pattern: bool = False
+    """The name is a glob; a target whose model is empty takes the name that was asked for."""
+    fallback: tuple[TargetView, ...] = ()
+    """What is tried after the route's own targets; empty where the route says off."""
+    cold: str = "wait"
+    """While a backend starts: wait, bridge or reject."""
 
 
 class GatewayView(msgspec.Struct, frozen=True):
@@ -94,6 +99,7 @@ class Snapshot(msgspec.Struct, frozen=True, tag="snapshot"):
     backends: tuple[BackendView, ...]
     routes: tuple[RouteView, ...]
     fallback: tuple[TargetView, ...] = ()
+    """After a model that no route names but some backend serves."""
 
 
 class Drain(msgspec.Struct, frozen=True, tag="drain"):

@@ -1,0 +1,42 @@
+"""One daemon per home: a lock on a file that is kept open (rule A17).
+
+A flock ends with its holder, however it died, and survives an exec in place; a PID file does neither.
+"""
+
+import contextlib
+import fcntl
+import os
+from pathlib import Path
+
+from aigw_daemon.home import PRIVATE_FILE
+
+
+class AlreadyLocked(Exception):
+    """Another daemon holds the lock; ``pid`` is what it wrote there, for the message only."""
+
+    def __init__(self, pid: int | None) -> None:
+        super().__init__(f"another aigwd (PID {pid}) is running" if pid else "another aigwd is running")
+        self.pid = pid
+
+
+def acquire(path: Path) -> int:
+    """Take the lock and return its descriptor (close-on-exec, so that no child holds it).
+
+    Raises AlreadyLocked.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        pid = _written_pid(descriptor)
+        os.close(descriptor)
+        raise AlreadyLocked(pid) from error
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    return descriptor
+
+
+def _written_pid(descriptor: int) -> int | None:
+    with contextlib.suppress(ValueError):
+        return int(os.pread(descriptor, 32, 0))
+    return None
