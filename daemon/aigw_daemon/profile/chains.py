@@ -1,0 +1,88 @@
+"""What a route comes down to: from names that lead to names, the ordered backends and models that are tried.
+
+Pure, and total: a profile that `check` has passed always expands, whatever its routes refer to.
+"""
+
+from collections.abc import Iterator, Mapping
+
+from aigw_daemon.profile.backends import BackendSection
+from aigw_daemon.profile.model import Profile, Route, Target
+
+
+def is_pattern(name: str) -> bool:
+    """Whether a route's name is a glob rather than one model's name."""
+    return any(character in name for character in "*?[")
+
+
+def served_by(backends: Mapping[str, BackendSection], model: str) -> str | None:
+    """The first backend that the profile itself says serves this model."""
+    return next((name for name, backend in backends.items() if model in (backend.served_models or ())), None)
+
+
+def direct(profile: Profile, name: str) -> Target | None:
+    """A name that is no route: ``BACKEND/MODEL``, or a model that some backend is said to serve."""
+    backend, slash, model = name.partition("/")
+    if slash and model and backend in profile.backends:
+        return Target(backend=backend, model=model)
+    owner = served_by(profile.backends, name)
+    return Target(backend=owner, model=name) if owner else None
+
+
+def chain(profile: Profile, name: str) -> tuple[Target, ...]:
+    """The targets of a route, routes and aliases among them expanded, each once, in the order of fallback.
+
+    A target without a model takes the name that was asked for, unless it was reached through another route: then it
+    takes that route's name. The profile's ``fallback`` is not part of it: see `fallbacks`.
+    """
+    return _once(_expand(profile, (name,), None))
+
+
+def fallbacks(profile: Profile, name: str) -> tuple[Target, ...]:
+    """What is tried after the route's own targets; nothing when it, or the route that it is an alias of, says off."""
+    route = _behind(profile, name)
+    if route is not None and route.fallback == "off":
+        return ()
+    own = set(chain(profile, name))
+    return tuple(target for target in _once(_expand(profile, profile.fallback, None)) if target not in own)
+
+
+def _expand(profile: Profile, names: tuple[str, ...], asked: str | None) -> Iterator[Target]:
+    """Depth first by a stack of its own: a chain of aliases may be longer than Python's recursion is deep."""
+    stack: list[tuple[str | Target, str | None]] = [(name, asked) for name in reversed(names)]
+    seen: set[str] = set()
+    while stack:
+        entry, inside = stack.pop()
+        if isinstance(entry, Target):
+            yield entry if entry.model else Target(backend=entry.backend, model=inside or None)
+        elif inside is not None and entry in profile.backends:
+            yield Target(backend=entry, model=_only_model(profile.backends[entry]) or inside or None)
+        elif (route := profile.routes.get(entry)) is not None and entry not in seen:
+            seen.add(entry)
+            stack.extend(_entries(route, None if is_pattern(entry) else entry))
+        elif (target := direct(profile, entry)) is not None:
+            yield target
+        elif entry in profile.backends:
+            yield Target(backend=entry, model=_only_model(profile.backends[entry]))
+
+
+def _entries(route: Route, name: str | None) -> list[tuple[str | Target, str | None]]:
+    if route.alias is not None:
+        return [(route.alias, None)]
+    # A pattern has no one name: "" keeps its targets open for the name that will be asked for.
+    return [(target, name or "") for target in reversed(route.targets or ())]
+
+
+def _only_model(backend: BackendSection) -> str | None:
+    models = backend.served_models
+    return models[0] if models and len(models) == 1 else None
+
+
+def _once(targets: Iterator[Target]) -> tuple[Target, ...]:
+    return tuple(dict.fromkeys(targets))
+
+
+def _behind(profile: Profile, name: str) -> Route | None:
+    route = profile.routes.get(name)
+    while route is not None and route.alias is not None:
+        route = profile.routes.get(route.alias)
+    return route

@@ -1,0 +1,217 @@
+"""What no single key can get wrong: names that lead nowhere or in a circle, one port or group claimed twice.
+
+Pure: from a profile to findings. It looks at nothing of this machine; planning does.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+
+from aigw_daemon.profile.backends import (
+    AttachableSection,
+    BackendSection,
+    LlamacppBackend,
+    ProcessSection,
+    VllmBackend,
+)
+from aigw_daemon.profile.chains import direct, is_pattern
+from aigw_daemon.profile.errors import shown
+from aigw_daemon.profile.model import Profile, Route, Target, managed_port
+from aigw_daemon.profile.sources import HttpSource, is_loopback, model_path, parse_source
+
+Path = tuple[str | int, ...]
+
+_WITHOUT_PROCESS = {"engine", "description", "max_concurrency", "first_token_timeout", "attach", "api_key", "models"}
+"""Keys that mean something for a backend that somebody else runs; so do a model and its served name."""
+_OF_MODEL = {"model", "served_name"}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A broken rule, by its path in the profile; ``choices`` are the names that would have been right."""
+
+    path: Path
+    rule: str
+    value: str | None = None
+    choices: tuple[str, ...] = ()
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """All names in the file. Those whose own section is broken count as well: one mistake, one message."""
+
+    backends: AbstractSet[str]
+    routes: AbstractSet[str]
+
+
+def check(profile: Profile, declared: Declared) -> list[Finding]:
+    """All findings, in no particular order."""
+    return [
+        *_gateway(profile),
+        *_ports(profile),
+        *_groups(profile),
+        *(finding for name, backend in profile.backends.items() for finding in _backend(name, backend)),
+        *(finding for name, route in profile.routes.items() for finding in _form(name, route)),
+        *_names(profile, declared),
+        *_cycles(profile),
+        *_model_files(profile),
+    ]
+
+
+def _gateway(profile: Profile) -> Iterator[Finding]:
+    if not is_loopback(profile.gateway.host.strip("[]")):
+        yield Finding(
+            ("gateway", "host"),
+            "an address beyond this machine needs an API key, and profiles can't hold gateway keys yet (rule S2)",
+            shown(profile.gateway.host),
+            hint="keep localhost, and put a proxy with authentication in front of it",
+        )
+
+
+def _ports(profile: Profile) -> Iterator[Finding]:
+    gateway = profile.gateway.port
+    owners = {gateway: "the gateway"} if gateway else {}
+    for name, backend in profile.backends.items():
+        port = managed_port(backend)
+        if port is None:
+            continue
+        if port in owners:
+            hint = "give it another port, or leave port out: the daemon then chooses a free one"
+            yield Finding(
+                ("backends", name, "port"), f"each port has one owner; {owners[port]} has", str(port), hint=hint
+            )
+        owners.setdefault(port, f"the backend {shown(name)}")
+
+
+def _groups(profile: Profile) -> Iterator[Finding]:
+    owners: dict[str, str] = {}
+    for name, backend in profile.backends.items():
+        if not isinstance(backend, ProcessSection) or not backend.always_on or backend.group is None:
+            continue
+        owner = owners.setdefault(backend.group, name)
+        if owner != name:
+            rule = f"one backend of an exclusive group runs at a time, and {shown(owner)} of this one is always on"
+            hint = "set start: on_demand on one of them"
+            yield Finding(("backends", name, "group"), rule, shown(backend.group), hint=hint)
+
+
+def _backend(name: str, backend: BackendSection) -> Iterator[Finding]:
+    path: Path = ("backends", name)
+    if isinstance(backend, AttachableSection):
+        yield from _attached(path, backend) if backend.attach else _run_by_us(path, backend)
+    if isinstance(backend, LlamacppBackend) and backend.runner == "embedded" and backend.binary is not None:
+        yield Finding((*path, "binary"), "the embedded runner uses no binary", hint="set runner: binary, or remove it")
+
+
+def _attached(path: Path, backend: AttachableSection) -> Iterator[Finding]:
+    for key in sorted(backend.model_fields_set - _WITHOUT_PROCESS - _OF_MODEL):
+        rule = "has no effect with attach: somebody else runs this backend"
+        yield Finding((*path, key), rule, hint="remove it, or remove attach")
+
+
+def _run_by_us(path: Path, backend: AttachableSection) -> Iterator[Finding]:
+    if backend.api_key is not None:
+        rule = "api_key is for attached backends; aigw makes the key of an engine that it runs"
+        yield Finding((*path, "api_key"), rule, hint="remove it, or attach to a URL")
+    if isinstance(backend, VllmBackend | LlamacppBackend) and backend.model is None:
+        yield Finding((*path, "model"), "is required", hint="say which model to serve, or attach to a URL")
+
+
+def _form(name: str, route: Route) -> Iterator[Finding]:
+    path: Path = ("routes", name)
+    if route.alias is not None and route.targets is not None:
+        yield Finding((*path, "alias"), "a route has either an alias or targets, not both", hint="remove one of them")
+    if route.alias is None and route.targets is None:
+        yield Finding(path, "a route needs targets or an alias", choices=("targets", "alias"))
+    if route.alias is not None:
+        for key in sorted({"cold", "fallback"} & route.model_fields_set):
+            rule = "an alias is only another name: this belongs to the route that it stands for"
+            yield Finding((*path, key), rule, hint="move it there")
+
+
+def _names(profile: Profile, declared: Declared) -> Iterator[Finding]:
+    exact = tuple(sorted(name for name in declared.routes if not is_pattern(name)))
+    backends = tuple(sorted(declared.backends))
+    known = set(exact) | set(backends)
+    for name, route in profile.routes.items():
+        if route.alias is not None:
+            yield from _alias(profile, declared, ("routes", name, "alias"), route.alias, exact)
+        for index, target in enumerate(route.targets or ()):
+            path: Path = ("routes", name, "targets", index)
+            if isinstance(target, str):
+                yield from _target(profile, declared, path, target, known)
+            elif target.backend not in declared.backends:
+                rule = "must be a backend of this profile"
+                yield Finding((*path, "backend"), rule, shown(target.backend), choices=backends)
+    for index, target in enumerate(profile.fallback):
+        yield from _target(profile, declared, ("fallback", index), target, known)
+
+
+def _alias(profile: Profile, declared: Declared, path: Path, name: str, routes: Sequence[str]) -> Iterator[Finding]:
+    if name in routes or _leads_somewhere(profile, declared, name):
+        return
+    rule = "an alias stands for a route, a model that a backend serves by its served_name, or BACKEND/MODEL"
+    if name in declared.backends:
+        yield Finding(path, rule, shown(name), hint=f"that is a backend: write targets: [{name}]")
+    else:
+        yield Finding(path, rule, shown(name), choices=(*routes, *_served(profile.backends)))
+
+
+def _target(profile: Profile, declared: Declared, path: Path, name: str, known: AbstractSet[str]) -> Iterator[Finding]:
+    if name not in known and not _leads_somewhere(profile, declared, name):
+        rule = "must name a backend, a route, or BACKEND/MODEL"
+        yield Finding(path, rule, shown(name), choices=tuple(sorted(known)))
+
+
+def _leads_somewhere(profile: Profile, declared: Declared, name: str) -> bool:
+    backend, slash, model = name.partition("/")
+    return direct(profile, name) is not None or bool(slash and model and backend in declared.backends)
+
+
+def _served(backends: Mapping[str, BackendSection]) -> Iterable[str]:
+    return (model for backend in backends.values() for model in backend.served_models or ())
+
+
+def _cycles(profile: Profile) -> Iterator[Finding]:
+    """Each circle once, at the reference that closes it. Depth first, with a stack of its own."""
+    done: set[str] = set()
+    for start in profile.routes:
+        if start in done:
+            continue
+        trail: dict[str, Iterator[tuple[Path, str]]] = {start: _edges(profile, start)}
+        while trail:
+            current = next(reversed(trail))
+            path, name = next(trail[current], ((), ""))
+            if not path:
+                done.add(current)
+                trail.popitem()
+            elif name in trail:
+                names = list(trail)
+                circle = " → ".join(shown(step) for step in [*names[names.index(name) :], name][-8:])
+                yield Finding(path, f"routes must not lead back to themselves: {circle}", hint="break the circle here")
+            elif name not in done:
+                trail[name] = _edges(profile, name)
+
+
+def _edges(profile: Profile, name: str) -> Iterator[tuple[Path, str]]:
+    route = profile.routes[name]
+    if route.alias is not None and route.alias in profile.routes:
+        yield ("routes", name, "alias"), route.alias
+    for index, target in enumerate(route.targets or ()):
+        # A target that names a backend means the backend, even if a route has the same name.
+        if not isinstance(target, Target) and target not in profile.backends and target in profile.routes:
+            yield ("routes", name, "targets", index), target
+
+
+def _model_files(profile: Profile) -> Iterator[Finding]:
+    owners: dict[str, str] = {}
+    for name, entry in profile.models.items():
+        if isinstance(parse_source(entry.source), HttpSource) and entry.sha256 is None:
+            rule = "a download over https needs its checksum: a torn or changed file must be noticed"
+            yield Finding(("models", name, "sha256"), rule, hint="add sha256: and the file's 64 hexadecimal digits")
+        file = str(model_path(name, entry.file, entry.source))
+        owner = owners.setdefault(file, name)
+        if owner != name:
+            key = "file" if entry.file else "source"
+            yield Finding(("models", name, key), f"each model has its own file; {shown(owner)} has", shown(file))

@@ -1,0 +1,96 @@
+"""From a file to a profile, or to everything that is wrong with it."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from aigw_daemon.profile.check import Declared, check
+from aigw_daemon.profile.errors import MAX_PROBLEMS, ProfileError, ProfileProblem, shown
+from aigw_daemon.profile.model import Profile
+from aigw_daemon.profile.translate import from_finding, from_validation
+from aigw_daemon.profile.yaml import MAX_BYTES, Document, Mark, read
+
+_OF_NAMES = ("backends", "routes", "models")
+
+
+def load(path: Path) -> Profile:
+    """Read and check a profile's file.
+
+    Raises ProfileError with all that is wrong with it, a file that can't be read included.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise ProfileError([_unreadable(path, "is not a regular file")])
+        with path.open("rb") as file:
+            # One byte more than is allowed tells that there are more, however many.
+            content = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise ProfileError([_unreadable(path, f"cannot be read: {error.strerror}")]) from error
+    return parse(content, str(path))
+
+
+def parse(text: str | bytes, file: str) -> Profile:
+    """Check a profile's text; ``file`` is what its errors call it, and gives the profile its name.
+
+    Raises ProfileError with all that is wrong with it.
+    """
+    document = read(text.encode() if isinstance(text, str) else text, file)
+    if not isinstance(document.data, dict):
+        rule = "a profile is a mapping of keys such as version, backends and routes"
+        document.report(document.place(()), (), rule, shown(document.data))
+        raise ProfileError(document.problems)
+    profile, errors = _validate(document)
+    problems = list(document.problems)
+    problems.extend(from_validation(document, error) for error in _first(document, errors))
+    checkable = profile or _salvage(document, errors)
+    if checkable is not None:
+        findings = check(checkable, Declared(_names(document, "backends"), _names(document, "routes")))
+        problems.extend(from_finding(document, finding) for finding in findings[:MAX_PROBLEMS])
+    if problems or profile is None:
+        raise ProfileError(problems)
+    return profile
+
+
+def _validate(document: Document) -> tuple[Profile | None, list[ErrorDetails]]:
+    try:
+        return Profile.from_data(document.data, Path(document.file).stem, document.file), []
+    except ValidationError as error:
+        return None, error.errors(include_url=False)
+
+
+def _first(document: Document, errors: list[ErrorDetails]) -> list[ErrorDetails]:
+    """As many as are shown: looking for the nearest name costs time, and a hostile file has thousands."""
+
+    def position(error: ErrorDetails) -> tuple[int, int]:
+        mark: Mark = document.place(error["loc"])
+        return mark.line, mark.column
+
+    return sorted(errors, key=position)[: MAX_PROBLEMS + 1]
+
+
+def _salvage(document: Document, errors: list[ErrorDetails]) -> Profile | None:
+    """The profile without its broken parts, so that the cross checks can look at the rest; None if nothing is left."""
+    data: dict[str, Any] = {
+        key: dict(value) if isinstance(value, dict) else value for key, value in document.data.items()
+    }
+    for error in errors:
+        top, *below = error["loc"] or ("",)
+        if top in _OF_NAMES and below and isinstance(data.get(str(top)), dict):
+            data[str(top)].pop(below[0], None)
+        else:
+            data.pop(str(top), None)
+    try:
+        return Profile.from_data({**data, "version": 1}, "", document.file)
+    except ValidationError:
+        return None
+
+
+def _names(document: Document, section: str) -> frozenset[str]:
+    names = document.data.get(section)
+    return frozenset(names) if isinstance(names, dict) else frozenset()
+
+
+def _unreadable(path: Path, rule: str) -> ProfileProblem:
+    return ProfileProblem(str(path), 0, 0, "", rule, hint="check the path and its permissions")

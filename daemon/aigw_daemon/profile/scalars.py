@@ -1,0 +1,213 @@
+"""The values that a profile writes in its own way: durations, sizes, words, references to the environment, secrets."""
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    PlainSerializer,
+    WithJsonSchema,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+_DURATION_PATTERN = r"^([0-9]+(\.[0-9]+)?(ms|s|m|h|d))+$"
+_DURATION = re.compile(_DURATION_PATTERN)
+_DURATION_PART = re.compile(r"([0-9.]+)(ms|s|m|h|d)")
+_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_LONGEST = 3650 * 86400
+
+_SIZE_PATTERN = r"^[0-9]+(\.[0-9]+)? ?(B|[kKMGT]B?|[KMGT]iB?)$"
+_SIZE = re.compile(r"([0-9.]+) ?([kKMGT]?)(i?)B?")
+_LARGEST = 2**60
+# Enough for any duration or size, and too little to keep a regular expression busy.
+_LONGEST_TEXT = 40
+
+_REFERENCE = re.compile(r"\$\$\{|\$\{([^}]*)\}?")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+class MissingVariableError(Exception):
+    """A ``${VARIABLE}`` that is not in the environment; the text names it and says what to do."""
+
+    def __init__(self, variable: str) -> None:
+        super().__init__(f"the environment variable {variable} is not set: export it before the daemon starts")
+        self.variable = variable
+
+
+def rule(text: str, *, hint: str = "", secret: bool = False) -> PydanticCustomError:
+    """The error of a validator of ours: ``text`` is the rule that was broken, as the operator reads it."""
+    return PydanticCustomError("aigw", "{rule}", {"rule": text, "hint": hint, "secret": secret})
+
+
+def parse_duration(value: object) -> float:
+    """Seconds from ``10m``, ``1h30m``, ``250ms`` or a plain number of seconds."""
+    seconds = -1.0
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        seconds = float(value)
+    elif isinstance(value, str) and len(value) <= _LONGEST_TEXT and _DURATION.match(value):
+        seconds = sum(float(number) * _SECONDS[unit] for number, unit in _DURATION_PART.findall(value))
+    if not 0 <= seconds <= _LONGEST:
+        raise rule("must be a duration such as 30s, 10m, 1h30m or a number of seconds")
+    return seconds
+
+
+def parse_size(value: object) -> int:
+    """Bytes from ``64MiB``, ``96.6M`` (powers of 1000 without the i) or a plain number of bytes."""
+    size = -1
+    if isinstance(value, int) and not isinstance(value, bool):
+        size = value
+    elif isinstance(value, str) and len(value) <= _LONGEST_TEXT and re.match(_SIZE_PATTERN, value):
+        number, prefix, binary = _SIZE.findall(value)[0]
+        size = round(float(number) * (1024 if binary else 1000) ** "BKMGT".index(prefix.upper() or "B"))
+    if not 0 < size <= _LARGEST:
+        raise rule("must be a size such as 64MiB, 100MB or a number of bytes")
+    return size
+
+
+def expand(text: str, env: Mapping[str, str] = os.environ) -> str:
+    """Replace each ``${VARIABLE}`` by its value; ``$${`` stands for a literal ``${``.
+
+    Raises MissingVariableError for one that isn't set.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        if match[0] == "$${":
+            return "${"
+        if match[1] not in env:
+            raise MissingVariableError(match[1])
+        return env[match[1]]
+
+    return _REFERENCE.sub(value, text)
+
+
+def check_references(text: str, *, secret: bool) -> str:
+    """Refuse a ``${`` that names no variable, while the file is still at hand to point into."""
+    for match in _REFERENCE.finditer(text):
+        if match[0] != "$${" and not (match[0].endswith("}") and _VARIABLE.fullmatch(match[1])):
+            raise rule("a reference is written ${VARIABLE}", hint="write $${ for a literal ${", secret=secret)
+    return text
+
+
+class Secret:
+    """Text that never prints itself (rule S12), with its ``${VARIABLE}`` references still in it."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def expand(self, env: Mapping[str, str] = os.environ) -> str:
+        """The secret itself, for the one place that needs it. Raises MissingVariableError."""
+        return expand(self._text, env)
+
+    def starts_with(self, *prefixes: str) -> bool:
+        """Whether it starts so, without its telling more."""
+        return self._text.startswith(prefixes)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._text == self._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __repr__(self) -> str:
+        return "Secret(…)"
+
+    @classmethod
+    def _from_value(cls, value: object) -> "Secret":
+        if isinstance(value, int) and not isinstance(value, bool):
+            value = str(value)
+        if not isinstance(value, str):
+            raise rule("must be a string", hint="quote it", secret=True)
+        return cls(check_references(value, secret=True))
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        # To pydantic, too, a secret is nothing but its repr.
+        return core_schema.no_info_plain_validator_function(
+            cls._from_value, serialization=core_schema.plain_serializer_function_ser_schema(repr)
+        )
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"type": ["string", "integer"]}
+
+
+def _word(value: object) -> object:
+    # An unquoted 4096 among arguments can mean nothing but its digits; 1.0 or true could lose how they were written.
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def check_url(text: str) -> str:
+    """An http or https address without user, query or fragment; one with references is checked once they are known."""
+    if "${" in check_references(text, secret=False):
+        return text
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme in {"http", "https"} and parts.hostname and (parts.port is None or parts.port > 0)
+    except ValueError:
+        usable = False
+    if not usable or not text.isprintable() or " " in text:
+        raise rule("must be an http or https URL such as http://127.0.0.1:11500")
+    if "@" in parts.netloc:
+        raise rule("a URL holds no user or password", hint="put the key into api_key", secret=True)
+    if parts.query or parts.fragment:
+        raise rule("a base URL has no query and no fragment")
+    return text.rstrip("/")
+
+
+def check_redis(secret: Secret) -> Secret:
+    """A Redis URL, which may hold a password, or the word ``managed``."""
+    if secret != Secret("managed") and not secret.starts_with("redis://", "rediss://"):
+        raise rule("must be a redis:// or rediss:// URL, or managed", secret=True)
+    return secret
+
+
+def one_of_pattern(pattern: str, text: str) -> Callable[[str], str]:
+    """A validator: the whole string matches the pattern, else the rule ``text`` is broken."""
+    compiled = re.compile(pattern)
+
+    def check(value: str) -> str:
+        if not compiled.fullmatch(value):
+            raise rule(text)
+        return value
+
+    return check
+
+
+def _locked(value: Mapping[K, V]) -> Mapping[K, V]:
+    return MappingProxyType(dict(value))
+
+
+Duration = Annotated[
+    float,
+    BeforeValidator(parse_duration),
+    WithJsonSchema({"anyOf": [{"type": "string", "pattern": _DURATION_PATTERN}, {"type": "number", "minimum": 0}]}),
+]
+"""Seconds."""
+
+Size = Annotated[
+    int,
+    BeforeValidator(parse_size),
+    WithJsonSchema({"anyOf": [{"type": "string", "pattern": _SIZE_PATTERN}, {"type": "integer", "minimum": 1}]}),
+]
+"""Bytes."""
+
+Word = Annotated[str, BeforeValidator(_word), WithJsonSchema({"type": ["string", "integer"]})]
+"""A string of a command line: a whole number may stand unquoted."""
+
+Url = Annotated[str, AfterValidator(check_url)]
+
+Locked = Annotated[Mapping[K, V], AfterValidator(_locked), PlainSerializer(dict, return_type=dict[Any, Any])]
+"""A mapping that can't be changed."""
