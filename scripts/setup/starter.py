@@ -1,0 +1,42 @@
+"""Prints the profile that the quickstart runs: `starter`, or for another port a copy of it among the user's profiles.
+
+Run by the checkout's `.venv`: `python -m scripts.setup.starter PORT`.
+"""
+
+import re
+import sys
+
+from aigw_daemon.home import Home
+from scripts.setup.steps import SetupError, told, write_last
+from tests.support.engines import CHECKOUT
+
+SHIPPED = CHECKOUT / "profiles" / "starter.yaml"
+DEFAULT_PORT = 4000
+
+
+def profile_for(port: int) -> str:
+    """The profile's name. A copy that is there already, perhaps edited by its owner, is left as it is."""
+    if port == DEFAULT_PORT:
+        return SHIPPED.stem
+    copy = Home.from_environment().profiles / f"starter-{port}.yaml"
+    if not copy.exists():
+        copy.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_last(copy, with_port(SHIPPED.read_text(), port))
+    return copy.stem
+
+
+def with_port(profile: str, port: int) -> str:
+    """The text of a profile with the gateway on another port."""
+    changed, times = re.subn(rf"\bport: {DEFAULT_PORT}\b", f"port: {port}", profile)
+    if times != 1:
+        raise SetupError(f"cannot make a profile for port {port}: {SHIPPED} says `port: {DEFAULT_PORT}` {times} times")
+    return changed
+
+
+def main() -> int:
+    print(profile_for(int(sys.argv[1])))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(told(main))
