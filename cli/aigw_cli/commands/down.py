@@ -1,0 +1,58 @@
+"""`aigw down`: stop everything that is ours, whether the daemon lives or not."""
+
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from aigw_cli.commands.options import AsJson
+from aigw_cli.failure import CommandError, ExitCode, Interrupted
+
+if TYPE_CHECKING:
+    from aigw_cli.screen import Screen
+    from aigw_daemon.control.client import ControlClient
+
+GONE_TIMEOUT = 15.0
+"""Seconds the daemon may take to end once its last backend has."""
+
+
+def down(as_json: AsJson = False) -> ExitCode:
+    """Stop every backend, the gateway and the daemon."""
+    from aigw_cli.screen import Screen
+    from aigw_cli.session import daemon
+    from aigw_daemon.control.client import DaemonNotRunning
+    from aigw_daemon.control.launch import stop_all
+
+    screen = Screen(as_json=as_json)
+    with daemon() as client:
+        try:
+            _stop(client, screen)
+            said = "everything is stopped"
+        except DaemonNotRunning:
+            said = stop_all() or "aigwd was not running, and nothing of it was left"
+        except KeyboardInterrupt:
+            hint = "'aigw status' shows whether it is over"
+            raise Interrupted("interrupted: the stop goes on in the background", hint=hint) from None
+    if as_json:
+        screen.record({"event": "result", "ok": True, "message": said})
+    else:
+        screen.show([said])
+    return ExitCode.OK
+
+
+def _stop(client: "ControlClient", screen: "Screen") -> None:
+    """Show the way down until the stream ends, which a daemon that is gone ends as well; then make sure it is gone."""
+    from aigw_cli.session import is_gone
+    from aigw_cli.waiting import show_changes
+    from aigw_daemon.control.client import ConnectionLost
+
+    # Whether a lost connection was its end, or a fault, is what is asked next.
+    with suppress(ConnectionLost):
+        show_changes(client.down(), screen)
+    deadline = time.monotonic() + GONE_TIMEOUT
+    while not is_gone(client):
+        if time.monotonic() > deadline:
+            raise CommandError(
+                f"aigwd stopped its backends but was still there {GONE_TIMEOUT:g} s later",
+                hint="'aigw logs daemon' may say what it waits for",
+            )
+        time.sleep(0.05)

@@ -1,0 +1,140 @@
+"""`aigw profile`: which profiles there are, which one is active, whether a file is right."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from aigw_cli import completion
+from aigw_cli.commands.options import AsJson
+from aigw_cli.failure import CommandError, ExitCode
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from aigw_daemon.control.schema import ProfileInfo
+
+app = typer.Typer(rich_markup_mode=None, help="Profiles: what runs, and how requests are routed.")
+
+Which = Annotated[
+    str, typer.Argument(metavar="PROFILE", help="A profile's name or file.", autocompletion=completion.profiles)
+]
+
+
+@app.callback()
+def profile_commands() -> None:
+    """Profiles: what runs, and how requests are routed."""
+
+
+@app.command(name="list")
+def list_profiles(as_json: AsJson = False) -> ExitCode:
+    """List your own and the shipped profiles."""
+    from aigw_cli.render.profiles import profile_lines
+    from aigw_cli.screen import Screen
+
+    screen = Screen(as_json=as_json)
+    profiles = _profiles()
+    if as_json:
+        screen.document([profile.model_dump(mode="json") for profile in profiles])
+    else:
+        screen.show(profile_lines(profiles, screen.look))
+    return ExitCode.OK
+
+
+@app.command()
+def use(profile: Which, as_json: AsJson = False) -> ExitCode:
+    """Switch: stop what is no longer wanted, start what is new, spare what is unchanged."""
+    from aigw_cli.paths import absolute_profile
+    from aigw_cli.screen import Screen
+    from aigw_cli.session import daemon
+    from aigw_cli.settle import wanted
+    from aigw_cli.waiting import follow_to_ready
+    from aigw_daemon.words import State
+
+    screen = Screen(as_json=as_json)
+    with daemon() as client:
+        with screen.busy("switching"):
+            status = client.use_profile(absolute_profile(profile) or profile)
+        if status.gateway.state != State.STOPPED:
+            return follow_to_ready(client, screen, wanted(status, []))
+    if as_json:
+        screen.record({"event": "result", "ok": True, "failed": [], "status": status.model_dump(mode="json")})
+    else:
+        screen.show(["the profile is chosen; nothing runs yet: 'aigw up' starts it"])
+    return ExitCode.OK
+
+
+@app.command()
+def validate(profile: Which, as_json: AsJson = False) -> ExitCode:
+    """Check a profile's file without starting anything; every error at once."""
+    from aigw_cli.render.text import clean
+    from aigw_cli.screen import Screen
+    from aigw_daemon.profile.load import load
+
+    path = _find(profile)
+    loaded = load(path)
+    screen = Screen(as_json=as_json)
+    if as_json:
+        screen.document({"name": loaded.name, "path": str(path), "problems": []})
+    else:
+        screen.show([f"{clean(str(path))} is valid: {len(loaded.backends)} backends, {len(loaded.routes)} routes"])
+    return ExitCode.OK
+
+
+@app.command()
+def show(profile: Which, as_json: AsJson = False) -> ExitCode:
+    """Print a profile's file."""
+    from rich.text import Text
+
+    from aigw_cli.render.text import clean
+    from aigw_cli.screen import Screen
+
+    path = _find(profile)
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise CommandError(
+            f"cannot read {path}: {error.strerror}", hint="check the path and its permissions"
+        ) from error
+    screen = Screen(as_json=as_json)
+    if as_json:
+        screen.document({"name": path.stem, "path": str(path), "text": text})
+    else:
+        screen.show(Text(clean(line), overflow="fold") for line in [f"# {path}", *text.splitlines()])
+    return ExitCode.OK
+
+
+def _profiles() -> "list[ProfileInfo]":
+    """What the daemon says; without one, what lies in the folders (which of them is active, only a daemon knows)."""
+    from aigw_cli.session import daemon
+    from aigw_daemon.control.client import DaemonNotRunning
+    from aigw_daemon.control.schema import ProfileInfo
+    from aigw_daemon.home import Home
+    from aigw_daemon.profile.find import listing
+
+    with daemon() as client:
+        try:
+            return client.profiles()
+        except DaemonNotRunning:
+            found = listing(Home.from_environment())
+    return [
+        ProfileInfo(name=name, path=str(path), description=about)
+        if isinstance(about, str)
+        else ProfileInfo(name=name, path=str(path), problems=[str(problem) for problem in about])
+        for name, path, about in found
+    ]
+
+
+def _find(profile: str) -> "Path":
+    from aigw_daemon.home import Home
+    from aigw_daemon.profile.errors import ProfileError
+    from aigw_daemon.profile.find import find
+
+    try:
+        return find(profile, Home.from_environment())
+    except ProfileError as error:
+        raise CommandError(
+            str(error),
+            code="unknown_profile",
+            hint="'aigw profile list' shows them",
+            exit_code=ExitCode.UNKNOWN_NAME,
+        ) from error

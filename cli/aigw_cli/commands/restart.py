@@ -1,0 +1,19 @@
+"""`aigw restart`: stop and start backends, and wait until they are ready again."""
+
+from aigw_cli.commands.options import AsJson, Backends
+from aigw_cli.failure import ExitCode
+
+
+def restart(backends: Backends = None, as_json: AsJson = False) -> ExitCode:
+    """Stop and start backends, and wait for ready."""
+    from aigw_cli.screen import Screen
+    from aigw_cli.session import daemon
+    from aigw_cli.settle import wanted
+    from aigw_cli.waiting import follow_to_ready
+
+    names = backends or []
+    screen = Screen(as_json=as_json)
+    with daemon() as client:
+        with screen.busy("stopping; running requests may finish first"):
+            status = client.restart(names)
+        return follow_to_ready(client, screen, wanted(status, names))

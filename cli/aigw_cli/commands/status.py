@@ -1,0 +1,48 @@
+"""`aigw status`: everything at a glance, once or live."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from aigw_cli.commands.options import AsJson
+from aigw_cli.failure import ExitCode
+
+if TYPE_CHECKING:
+    from aigw_cli.screen import Screen
+    from aigw_daemon.control.client import ControlClient
+
+Watch = Annotated[bool, typer.Option("--watch", "-w", help="Stay, and show every change.")]
+
+
+def status(watch: Watch = False, as_json: AsJson = False) -> ExitCode:
+    """Show the daemon, the gateway and every backend."""
+    from aigw_cli.render.status import status_lines
+    from aigw_cli.screen import Screen
+    from aigw_cli.session import daemon
+    from aigw_daemon.version import AIGW_VERSION
+
+    screen = Screen(as_json=as_json)
+    with daemon() as client:
+        if watch:
+            _follow(client, screen)
+        elif as_json:
+            screen.document(client.status())
+        else:
+            screen.show(status_lines(client.status(), screen.look, AIGW_VERSION))
+    return ExitCode.OK
+
+
+def _follow(client: "ControlClient", screen: "Screen") -> None:
+    from aigw_cli.render.status import status_lines
+    from aigw_daemon.version import AIGW_VERSION
+
+    if screen.as_json:
+        for status in client.watch():
+            screen.record(status)
+    elif screen.interactive:
+        with screen.live(full=True) as draw:
+            for status in client.watch():
+                draw(status_lines(status, screen.look, AIGW_VERSION))
+    else:
+        for status in client.watch():
+            screen.show([*status_lines(status, screen.look, AIGW_VERSION), ""])

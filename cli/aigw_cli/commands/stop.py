@@ -1,0 +1,21 @@
+"""`aigw stop`: stop backends; they stay stopped until somebody starts them again."""
+
+from aigw_cli.commands.options import AsJson, Backends
+from aigw_cli.failure import ExitCode
+
+
+def stop(backends: Backends = None, as_json: AsJson = False) -> ExitCode:
+    """Stop backends; they stay stopped until 'start' or 'up'."""
+    from aigw_cli.render.up import change_line
+    from aigw_cli.screen import Screen
+    from aigw_cli.session import daemon
+
+    names = backends or []
+    screen = Screen(as_json=as_json)
+    with daemon() as client, screen.busy("stopping; running requests may finish first"):
+        status = client.stop(names)
+    if as_json:
+        screen.document(status)
+    else:
+        screen.show(change_line(backend) for backend in status.backends if not names or backend.name in names)
+    return ExitCode.OK

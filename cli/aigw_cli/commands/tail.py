@@ -1,0 +1,23 @@
+"""`aigw tail`: requests as they finish."""
+
+from aigw_cli.commands.options import AsJson
+from aigw_cli.failure import ExitCode
+
+
+def tail(as_json: AsJson = False) -> ExitCode:
+    """Show requests as they finish; --json: as they begin, too."""
+    from aigw_cli.render.tail import heading, record_line
+    from aigw_cli.screen import Screen
+    from aigw_cli.session import daemon
+
+    screen = Screen(as_json=as_json)
+    with daemon() as client:
+        events = client.tail()
+        if not as_json:
+            screen.show([heading(screen.look)])
+        for event in events:
+            if as_json:
+                screen.record(event)
+            elif event.get("event") == "finished":
+                screen.show([record_line(event, screen.look)])
+    return ExitCode.OK

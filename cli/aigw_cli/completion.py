@@ -1,0 +1,75 @@
+"""Names for the shell's completion, asked from the daemon, or none at all when it can't say them at once.
+
+This talks HTTP through the standard library, not through the typed client: a shell waits for it at every Tab, and
+importing the client takes longer than asking.
+"""
+
+import http.client
+import json
+import os
+import socket
+from typing import Any
+
+_PATIENCE = 0.5
+"""Seconds; a daemon that takes longer gets no completion."""
+
+_LOGS_OF_OURS = ("gateway", "daemon")
+
+
+def backends(incomplete: str) -> list[str]:
+    """Backends of the active profile that begin so."""
+    status = _ask("/v1/status")
+    found = status.get("backends", []) if isinstance(status, dict) else []
+    return _beginning(_names(found), incomplete)
+
+
+def logs(incomplete: str) -> list[str]:
+    """Everything that has a log: the backends, the gateway and the daemon."""
+    return [*backends(incomplete), *_beginning(list(_LOGS_OF_OURS), incomplete)]
+
+
+def profiles(incomplete: str) -> list[str]:
+    """Profiles that begin so."""
+    return _beginning(_names(_ask("/v1/profiles")), incomplete)
+
+
+def models(incomplete: str) -> list[str]:
+    """Models that a running backend lists."""
+    status = _ask("/v1/status")
+    found = status.get("backends", []) if isinstance(status, dict) else []
+    listed = {model for backend in found if isinstance(backend, dict) for model in backend.get("models", [])}
+    return _beginning(sorted(str(model) for model in listed), incomplete)
+
+
+def _names(found: Any) -> list[str]:
+    entries = found if isinstance(found, list) else []
+    return [str(entry["name"]) for entry in entries if isinstance(entry, dict) and "name" in entry]
+
+
+def _beginning(names: list[str], incomplete: str) -> list[str]:
+    # A shell would take blanks and control characters apart; no name of ours has any.
+    return [name for name in names if name.startswith(incomplete) and name.isprintable() and " " not in name]
+
+
+def _ask(path: str) -> Any:
+    from aigw_daemon.home import Home  # noqa: PLC0415  # its hashing isn't needed before somebody presses Tab
+
+    connection = _UnixConnection(str(Home.from_environment(os.environ).control_socket))
+    try:
+        connection.request("GET", path)
+        return json.loads(connection.getresponse().read())
+    except (OSError, http.client.HTTPException, ValueError):
+        return None
+    finally:
+        connection.close()
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=_PATIENCE)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)

@@ -1,0 +1,74 @@
+"""From what the layers below raise to a `CommandError`: the one table of problem codes and exit codes."""
+
+from collections.abc import Iterable
+
+from aigw_cli.failure import CommandError, ExitCode
+from aigw_daemon.control.client import ConnectionLost, ControlError, DaemonNotRunning, Refused
+from aigw_daemon.control.launch import LaunchError
+from aigw_daemon.control.schema import Problem
+from aigw_daemon.home import HomeError
+from aigw_daemon.profile.errors import ProfileError
+
+EXIT_CODES = {
+    "unknown_backend": ExitCode.UNKNOWN_NAME,
+    "unknown_model": ExitCode.UNKNOWN_NAME,
+    "unknown_profile": ExitCode.UNKNOWN_NAME,
+    "invalid_profile": ExitCode.INVALID_PROFILE,
+    "invalid_request": ExitCode.USAGE,
+}
+"""Codes of the control API that mean more than "it failed"."""
+
+
+def explain(error: Exception) -> CommandError | None:
+    """What an operator is told about ``error``; None for a fault of aigw itself, which shows its traceback."""
+    if isinstance(error, CommandError):
+        return error
+    return _translated(error)
+
+
+def _translated(error: Exception) -> CommandError | None:
+    match error:
+        case Refused(problem=problem) | LaunchError(problem=problem):
+            return from_problem(problem)
+        case DaemonNotRunning():
+            return daemon_missing()
+        case ConnectionLost():
+            return CommandError(str(error), code="connection_lost", hint="'aigw logs daemon' shows what it said last")
+        case ProfileError(problems=problems):
+            return invalid_profile(str(problem) for problem in problems)
+        case ControlError() | HomeError():
+            return CommandError(str(error), code="failed")
+        case _:
+            return None
+
+
+def from_problem(problem: Problem) -> CommandError:
+    """A problem that the daemon told, with the exit code that belongs to its code."""
+    return CommandError(
+        problem.message,
+        code=problem.code,
+        hint=problem.hint,
+        details=tuple(problem.details),
+        exit_code=EXIT_CODES.get(problem.code, ExitCode.FAILED),
+    )
+
+
+def invalid_profile(problems: Iterable[str]) -> CommandError:
+    """A profile can't be used: everything that is wrong with it, one line each."""
+    return CommandError(
+        "the profile is invalid",
+        code="invalid_profile",
+        details=tuple(problems),
+        hint="mend the file, then 'aigw profile validate FILE' checks it again",
+        exit_code=ExitCode.INVALID_PROFILE,
+    )
+
+
+def daemon_missing() -> CommandError:
+    """Nobody listens on the control socket of this home."""
+    return CommandError(
+        "aigwd is not running",
+        code="daemon_not_running",
+        hint="'aigw up' starts it",
+        exit_code=ExitCode.NO_DAEMON,
+    )

@@ -1,0 +1,32 @@
+"""What a failed command says: what happened, the details, what to do next."""
+
+from typing import Any
+
+from rich.text import Text
+
+from aigw_cli.failure import CommandError
+from aigw_cli.render.look import Look, hanging
+from aigw_cli.render.text import clean
+
+_INDENT = "  "
+
+
+def failure_lines(failure: CommandError, look: Look) -> list[Text]:
+    """For a person, on standard error."""
+    first, *rest = hanging(failure.message, look.width - len("aigw: "), indent="") or [Text()]
+    lines = [Text("aigw: ", style="bold red").append_text(first), *(Text("      ").append_text(line) for line in rest)]
+    lines += [Text(_INDENT + clean(detail), overflow="fold") for detail in failure.details]
+    if failure.hint:
+        lines += hanging(failure.hint, look.width, indent=_INDENT, style="cyan")
+    return lines
+
+
+def as_document(failure: CommandError) -> dict[str, Any]:
+    """For a program, on standard output."""
+    error = {
+        "code": failure.code,
+        "message": failure.message,
+        "hint": failure.hint,
+        "details": list(failure.details),
+    }
+    return {"error": error}

@@ -1,0 +1,162 @@
+"""`aigw status`: the daemon, the gateway, and one row per backend with what there is to say about it."""
+
+from rich.text import Text
+
+from aigw_cli.render.look import Column, Look, Row, hanging, natural_width, packed, state_style, state_text, table
+from aigw_cli.render.text import clean, duration, memory
+from aigw_daemon.control.schema import BackendStatus, DaemonStatus, GatewayStatus, Status
+from aigw_daemon.words import State
+
+COLUMNS = (
+    Column("NAME"),
+    Column("ENGINE"),
+    Column("STATE"),
+    Column("PID", right=True),
+    Column("ADDRESS"),
+    Column("GPU"),
+    Column("MEMORY", right=True),
+    Column("MODELS"),
+    Column("UPTIME", right=True),
+    Column("RESTARTS", right=True),
+    Column("IN-FLIGHT", right=True),
+)
+_GIVE_WAY = ("MODELS", "ADDRESS", "PID", "GPU", "ENGINE", "RESTARTS", "IN-FLIGHT", "MEMORY")
+"""Columns that move to the line below their row, in this order, until the table fits."""
+
+_MODELS_SHOWN = 3
+_LOG_LINES = 4
+_INDENT = "  "
+_TROUBLED = frozenset({State.FAILED, State.BACKOFF, State.UNREACHABLE})
+
+
+def status_lines(status: Status, look: Look, own_version: str) -> list[Text]:
+    """The whole screen. ``own_version`` is the CLI's: a daemon of another version is pointed out."""
+    lines = _header(status, look, own_version)
+    if not status.backends:
+        return [*lines, Text(), Text("no backends: the profile declares none", style="dim")]
+    return [*lines, Text(), *_backends(status.backends, look)]
+
+
+def _header(status: Status, look: Look, own_version: str) -> list[Text]:
+    lines = [
+        _labelled("profile", Text(clean(status.profile or "none is active"))),
+        _labelled("gateway", _gateway(status.gateway, look)),
+        _labelled("daemon", Text(_daemon(status.daemon))),
+    ]
+    if status.gateway.why:
+        lines[2:2] = hanging(status.gateway.why, look.width, indent=" " * 9, style=state_style(status.gateway.state))
+    if status.daemon.version != own_version:
+        skew = f"this aigw is {own_version}: 'aigw daemon restart' brings the daemon to it"
+        lines += hanging(skew, look.width, indent=" " * 9, style="yellow")
+    return lines
+
+
+def _labelled(label: str, value: Text) -> Text:
+    return Text(no_wrap=True, overflow="ellipsis").append(f"{label:<9}", style="dim").append_text(value)
+
+
+def _gateway(gateway: GatewayStatus, look: Look) -> Text:
+    line = state_text(gateway.state, look)
+    facts = [clean(gateway.url or "")]
+    if gateway.pid is not None:
+        facts.append(f"PID {gateway.pid}")
+    if gateway.restarts:
+        facts.append(_counted(gateway.restarts, "restart"))
+    return line.append("  ", style="not dim").append("  ".join(fact for fact in facts if fact), style="default")
+
+
+def _daemon(daemon: DaemonStatus) -> str:
+    return f"PID {daemon.pid}  version {clean(daemon.version)}  up {duration(daemon.uptime_s)}"
+
+
+def _backends(backends: list[BackendStatus], look: Look) -> list[Text]:
+    rows = [_row(backend, look) for backend in backends]
+    columns, moved = fit(rows, look.width)
+    heading, *body = table(columns, rows)
+    lines = [heading]
+    for backend, row, line in zip(backends, rows, body, strict=True):
+        lines += [line, *_below(backend, row, moved, look)]
+    return lines
+
+
+def fit(rows: list[Row], width: int) -> tuple[list[Column], list[Column]]:
+    """The columns that a table of this width can hold, and those that move below the rows."""
+    kept = list(COLUMNS)
+    for title in _GIVE_WAY:
+        if natural_width(kept, rows) <= width:
+            break
+        kept = [column for column in kept if column.title != title]
+    return kept, [column for column in COLUMNS if column not in kept]
+
+
+def _row(backend: BackendStatus, look: Look) -> Row:
+    cells = {
+        "NAME": clean(backend.name),
+        "ENGINE": clean(backend.engine),
+        "PID": _number(backend.pid),
+        "ADDRESS": clean(backend.address or ""),
+        "GPU": ",".join(clean(str(gpu)) for gpu in backend.gpus),
+        "MEMORY": memory(backend.memory_bytes),
+        "MODELS": _models(backend.models, look),
+        "UPTIME": duration(backend.uptime_s),
+        "RESTARTS": str(backend.restarts),
+        "IN-FLIGHT": str(backend.in_flight),
+    }
+    # A dash keeps every field of a plain line in place for programs that split at blanks.
+    row = {title: Text(value) if value else Text("-", style="dim") for title, value in cells.items()}
+    return row | {"STATE": state_text(backend.state, look)}
+
+
+def _number(value: int | None) -> str:
+    return "" if value is None else str(value)
+
+
+def _models(models: list[str], look: Look) -> str:
+    names = [clean(model) for model in models]
+    if look.plain:
+        return ",".join(names)
+    more = len(names) - _MODELS_SHOWN
+    return ", ".join(names[:_MODELS_SHOWN]) + (f" +{more}" if more > 0 else "")
+
+
+def _below(backend: BackendStatus, row: Row, moved: list[Column], look: Look) -> list[Text]:
+    facts = [
+        _fact(column.title, row[column.title].plain) for column in moved if row[column.title].plain not in {"-", "0"}
+    ]
+    return [*packed(facts, look.width, indent=_INDENT), *explanation(backend, look)]
+
+
+def _fact(title: str, value: str) -> str:
+    match title:
+        case "PID" | "GPU":
+            return f"{title} {value}"
+        case "RESTARTS":
+            return _counted(int(value), "restart")
+        case "IN-FLIGHT":
+            return f"{value} in flight"
+        case _:
+            return value
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def explanation(backend: BackendStatus, look: Look) -> list[Text]:
+    """Why the backend is where it is, the log lines that show it, and what to do next."""
+    lines: list[Text] = []
+    if backend.why:
+        lines += hanging(backend.why, look.width, indent=_INDENT, style=state_style(backend.state))
+    if backend.state == State.STARTING and backend.progress:
+        lines += [log_line(backend.progress)]
+    if backend.state in _TROUBLED:
+        lines += [log_line(line) for line in backend.log_tail[-_LOG_LINES:]]
+    if backend.stale:
+        advice = f"runs with older settings than the profile's: 'aigw restart {clean(backend.name)}' applies them"
+        lines += hanging(advice, look.width, indent=_INDENT, style="yellow")
+    return lines
+
+
+def log_line(line: str, *, indent: str = _INDENT) -> Text:
+    """A line of somebody's log: set off, and cut at the edge of the screen."""
+    return Text(f"{indent}| {clean(line)}", style="dim", no_wrap=True, overflow="ellipsis")

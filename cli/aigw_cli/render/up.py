@@ -1,0 +1,124 @@
+"""`aigw up`, `start` and `restart`: each backend's way to ready, and the summary at its end."""
+
+import json
+import shlex
+from collections.abc import Collection
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from aigw_cli.render.look import Look, hanging, packed, state_text
+from aigw_cli.render.status import explanation
+from aigw_cli.render.text import clean, duration
+from aigw_cli.settle import Outcome, failures, gateway_outcome, outcome
+from aigw_daemon.control.schema import BackendStatus, Status
+from aigw_daemon.words import SERVING, State
+
+_MODELS_SHOWN = 8
+_STATE_WIDTH = max(len(state) for state in State) + 2
+
+
+def progress_lines(status: Status, names: Collection[str], look: Look) -> list[Text]:
+    """The live view: one line per awaited backend, with its seconds in the state and its last log line."""
+    backends = [b for b in status.backends if b.name in names]
+    width = max([len("gateway"), *(len(clean(b.name)) for b in backends)])
+    gateway = status.gateway
+    lines = [_progress("gateway".ljust(width), state_text(gateway.state, look), "", gateway.why)]
+    for backend in backends:
+        said = backend.why if outcome(backend) is Outcome.FAILED else backend.progress or backend.why
+        name = clean(backend.name).ljust(width)
+        lines.append(_progress(name, state_text(backend.state, look), duration(backend.since_s), said))
+    return lines
+
+
+def _progress(name: str, state: Text, seconds: str, said: str | None) -> Text:
+    state.pad_right(max(0, _STATE_WIDTH - state.cell_len))
+    line = Text(f"{name}  ", no_wrap=True, overflow="ellipsis").append_text(state)
+    line.append(f"  {seconds:>6}  ").append(clean(said or ""), style="dim")
+    line.rstrip()
+    return line
+
+
+def change_line(backend: BackendStatus) -> Text:
+    """One step of a backend's way, where nothing can be redrawn."""
+    said = backend.why or (backend.progress if backend.state == State.STARTING else None)
+    tail = f": {clean(said)}" if said else ""
+    return Text(f"{clean(backend.name)}  {clean(str(backend.state))}{tail}")
+
+
+def summary(status: Status, names: Collection[str], seconds: float, look: Look) -> list[RenderableType]:
+    """What came of it after ``seconds`` of waiting, and what to do next."""
+    lines: list[RenderableType] = [*_results(status, names, seconds, look)]
+    if gateway_outcome(status) is Outcome.FAILED:
+        lines += hanging(f"gateway failed: {status.gateway.why or 'see its log'}", look.width, indent="", style="red")
+        return [*lines, Text(), *_next(["aigw logs gateway", "aigw logs daemon"], look)]
+    serving = [b for b in status.backends if b.state in SERVING]
+    if serving:
+        lines += [Text(), *_invitation(status, serving, look)]
+    failed = failures(status, names)
+    return [*lines, Text(), *_next(_after_failure(failed) if failed else _after_success(serving), look)]
+
+
+def _results(status: Status, names: Collection[str], seconds: float, look: Look) -> list[Text]:
+    lines: list[Text] = []
+    for backend in status.backends:
+        if backend.name not in names:
+            continue
+        line = Text(f"{clean(backend.name)}  ").append_text(state_text(backend.state, look))
+        if backend.state in SERVING:
+            line.append(f"  {_taken(backend, seconds)}", style="dim")
+        lines.append(line)
+        if outcome(backend) is Outcome.FAILED or backend.state == State.DEGRADED:
+            lines += explanation(backend, look)
+    return lines
+
+
+def _taken(backend: BackendStatus, seconds: float) -> str:
+    if backend.since_s > seconds:
+        return f"since {duration(backend.since_s)}"
+    return f"after {duration(seconds - backend.since_s)}"
+
+
+def _invitation(status: Status, serving: list[BackendStatus], look: Look) -> list[RenderableType]:
+    url = api_url(status)
+    models = sorted({model for backend in serving for model in backend.models})
+    lines: list[RenderableType] = [Text("Gateway  ", style="dim").append(clean(url), style="default bold")]
+    if not models:
+        return lines
+    shown = [clean(model) for model in models[:_MODELS_SHOWN]]
+    more = [f"and {len(models) - _MODELS_SHOWN} more: {clean(url)}/models"] if len(models) > _MODELS_SHOWN else []
+    for number, line in enumerate(packed([*shown, *more], look.width - 9, indent="", separator=", ", style="")):
+        lines.append(Text("Models   " if number == 0 else " " * 9, style="dim").append_text(line))
+    return [*lines, Text(), *curl_lines(url, models[0])]
+
+
+def api_url(status: Status) -> str:
+    """What a client takes as its base URL."""
+    base = (status.gateway.url or "").rstrip("/")
+    return base if base.endswith("/v1") else f"{base}/v1"
+
+
+def curl_lines(url: str, model: str) -> list[str]:
+    """A request to paste into a shell; bare strings, so that no line break gets into them."""
+    body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hello!"}]})
+    return [
+        f"curl {shlex.quote(clean(url) + '/chat/completions')} \\",
+        "  -H 'Content-Type: application/json' \\",
+        f"  -d {shlex.quote(body)}",
+    ]
+
+
+def _after_success(serving: list[BackendStatus]) -> list[str]:
+    log = [f"aigw logs {clean(serving[0].name)} -f"] if serving else []
+    return ["aigw status", *log, "aigw tail", "aigw down"]
+
+
+def _after_failure(failed: list[BackendStatus]) -> list[str]:
+    name = clean(failed[0].name)
+    return [f"aigw logs {name}", f"aigw restart {name}", "aigw status"]
+
+
+def _next(commands: list[str], look: Look) -> list[Text]:
+    first, *rest = packed(commands, look.width - 9, indent="", separator="   ", style="")
+    head = Text("Next     ", style="dim").append_text(first)
+    return [head, *(Text(" " * 9).append_text(line) for line in rest)]

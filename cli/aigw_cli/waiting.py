@@ -1,0 +1,117 @@
+"""Waits until backends are ready or failed, and shows their way there: a live view, plain lines, or NDJSON."""
+
+import time
+from collections.abc import Collection, Iterator
+
+from rich.text import Text
+
+from aigw_cli.failure import CommandError, ExitCode, Interrupted
+from aigw_cli.render.up import change_line, progress_lines, summary
+from aigw_cli.screen import Screen
+from aigw_cli.settle import failures, settled, succeeded
+from aigw_daemon.control.client import ControlClient
+from aigw_daemon.control.schema import BackendStatus, Status
+
+_REMINDER = 15.0
+"""Seconds after which a plain log says again what is being waited for."""
+
+
+Names = Collection[str] | None
+"""Which backends are shown; None means all."""
+
+
+def follow_to_ready(client: ControlClient, screen: Screen, names: Collection[str]) -> ExitCode:
+    """Watch until each of ``names``, and the gateway, is ready or failed; print the way there and the summary.
+
+    Answers FAILED when one failed. Raises Interrupted on Ctrl-C: the daemon goes on without us.
+    """
+    began = time.monotonic()
+    try:
+        final = _followed(_until_settled(client.watch(), names), screen, names)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            "interrupted: it goes on in the background",
+            hint="'aigw status --watch' shows how far it is; 'aigw down' stops it",
+        ) from None
+    if final is None or not settled(final, names):
+        raise CommandError(
+            "aigwd ended while the backends were starting",
+            code="connection_lost",
+            hint="'aigw logs daemon' shows what it said last",
+        )
+    return _finish(final, screen, names, time.monotonic() - began)
+
+
+def _finish(final: Status, screen: Screen, names: Collection[str], seconds: float) -> ExitCode:
+    ok = succeeded(final, names)
+    if screen.as_json:
+        failed = [backend.name for backend in failures(final, names)]
+        screen.record({"event": "result", "ok": ok, "failed": failed, "status": final.model_dump(mode="json")})
+    else:
+        if not screen.interactive:
+            screen.show([Text()])
+        screen.show(summary(final, names, seconds, screen.look))
+    return ExitCode.OK if ok else ExitCode.FAILED
+
+
+def show_changes(statuses: Iterator[Status], screen: Screen) -> None:
+    """Show every backend's way through these statuses, to their end: how `down` goes."""
+    _followed(statuses, screen, None)
+
+
+def _followed(statuses: Iterator[Status], screen: Screen, names: Names) -> Status | None:
+    if screen.as_json:
+        return _as_records(statuses, screen, names)
+    return _as_view(statuses, screen, names) if screen.interactive else _as_lines(statuses, screen, names)
+
+
+def _until_settled(statuses: Iterator[Status], names: Collection[str]) -> Iterator[Status]:
+    for status in statuses:
+        yield status
+        if settled(status, names):
+            return
+
+
+def _as_view(statuses: Iterator[Status], screen: Screen, names: Names) -> Status | None:
+    last: Status | None = None
+    with screen.live() as draw:
+        for last in statuses:
+            draw(progress_lines(last, _shown(last, names), screen.look))
+    return last
+
+
+def _as_lines(statuses: Iterator[Status], screen: Screen, names: Names) -> Status | None:
+    seen: dict[str, str] = {}
+    last: Status | None = None
+    told = time.monotonic()
+    for last in statuses:
+        overdue = time.monotonic() - told > _REMINDER
+        changed = _shown_backends(last, names) if overdue else _changes(last, names, seen)
+        if changed:
+            told = time.monotonic()
+            screen.show(change_line(backend) for backend in changed)
+    return last
+
+
+def _as_records(statuses: Iterator[Status], screen: Screen, names: Names) -> Status | None:
+    seen: dict[str, str] = {}
+    last: Status | None = None
+    for last in statuses:
+        for backend in _changes(last, names, seen):
+            screen.record({"event": "state", "backend": backend.name, "state": backend.state, "why": backend.why})
+    return last
+
+
+def _changes(status: Status, names: Names, seen: dict[str, str]) -> list[BackendStatus]:
+    """The shown backends whose state isn't what ``seen`` holds, which then holds it."""
+    changed = [b for b in _shown_backends(status, names) if seen.get(b.name) != b.state]
+    seen.update({backend.name: str(backend.state) for backend in changed})
+    return changed
+
+
+def _shown_backends(status: Status, names: Names) -> list[BackendStatus]:
+    return [backend for backend in status.backends if names is None or backend.name in names]
+
+
+def _shown(status: Status, names: Names) -> list[str]:
+    return [backend.name for backend in _shown_backends(status, names)]
