@@ -57,7 +57,16 @@ def pip_install(python: Path, title: str, *arguments: str | Path) -> None:
 
 def pip_download(python: Path, title: str, destination: Path, *arguments: str | Path) -> None:
     """One stage that downloads packages, without what they depend on, into `destination`. Raises SetupError."""
-    command = [python, "-m", "pip", "download", "--disable-pip-version-check", "--no-deps", "--dest", destination]
+    command: list[str | Path] = [
+        python,
+        "-m",
+        "pip",
+        "download",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--dest",
+        destination,
+    ]
     with stage(title):
         run([*command, *_wheels_beside_checkout(), *arguments])
 
