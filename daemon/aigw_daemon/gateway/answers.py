@@ -1,0 +1,39 @@
+"""What the gateway reads in an engine's answers: usage, finish, error. Pure; the bytes themselves are never changed."""
+
+import msgspec
+
+
+class Usage(msgspec.Struct):
+    """Tokens, as engines count them."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class Choice(msgspec.Struct):
+    """One choice of an answer or of a stream's event."""
+
+    index: int = 0
+    finish_reason: str | None = None
+
+
+class Answer(msgspec.Struct):
+    """A whole answer, or one event of a stream."""
+
+    choices: list[Choice] | None = None
+    usage: Usage | None = None
+    error: msgspec.Raw | None = None
+
+    @property
+    def is_error(self) -> bool:
+        """Whether it is an error in the clothes of an answer (rule B2)."""
+        return self.error is not None and bytes(self.error) != b"null"
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Of the first choice that has one."""
+        return next((choice.finish_reason for choice in self.choices or () if choice.finish_reason), None)
+
+
+decode_answer = msgspec.json.Decoder(Answer).decode
+"""Raises msgspec.DecodeError for what is no JSON object of this shape."""

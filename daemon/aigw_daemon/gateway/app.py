@@ -1,0 +1,170 @@
+"""The FastAPI application behind the dispatcher: models, health and the description of the whole surface."""
+
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI, Request, Response
+from fastapi.openapi.utils import get_openapi
+from starlette.exceptions import HTTPException
+
+from aigw_daemon.gateway.docs_page import PAGE, POLICY
+from aigw_daemon.gateway.failures import unknown_model
+from aigw_daemon.gateway.health import health_of
+from aigw_daemon.gateway.live import Live
+from aigw_daemon.gateway.models_view import model_entry, model_list
+from aigw_daemon.gateway.openapi import describe
+from aigw_daemon.gateway.routing import RoutingTable, resolve
+from aigw_daemon.gateway.schema import ERROR, Health, Model, ModelList, Probe
+from aigw_daemon.gateway.wire import ApiError
+from aigw_daemon.link.messages import Snapshot
+from aigw_daemon.version import AIGW_VERSION
+
+_JSON = "application/json"
+_METHODS = ["GET", "HEAD"]
+
+
+class _HealthCache:
+    """The answer of ``/health``, made once per snapshot."""
+
+    def __init__(self) -> None:
+        self._of: Snapshot | None = None
+        self._made: tuple[int, bytes] | None = None
+
+    def get(self, snapshot: Snapshot | None) -> tuple[int, bytes]:
+        if self._made is None or snapshot is not self._of:
+            status, content = health_of(snapshot)
+            self._of, self._made = snapshot, (status, msgspec.json.encode(content))
+        return self._made
+
+
+def build_app(live: Live) -> FastAPI:
+    """The application over the present snapshot. Its routes appear with and without ``/v1``, as the hot ones do."""
+    app = FastAPI(title="aigw", version=AIGW_VERSION, docs_url=None, redoc_url=None)
+    _add_models(app, live)
+    _add_health(app, live)
+    _add_docs(app)
+    _add_error_handlers(app)
+    app.openapi = lambda: _description(app)  # type: ignore[method-assign]  # FastAPI documents this as the way
+    return app
+
+
+def _add_models(app: FastAPI, live: Live) -> None:
+    async def models() -> Response:
+        return _json(200, model_list(_table(live), live.gateway.provider))
+
+    async def model(model_id: str) -> Response:
+        table = _table(live)
+        decision = resolve(table, model_id)
+        entry = model_entry(table, decision, live.gateway.provider)
+        if entry is None:
+            raise unknown_model(decision)
+        return _json(200, entry)
+
+    for prefix in ("/v1", ""):
+        app.add_api_route(
+            f"{prefix}/models",
+            models,
+            methods=_METHODS,
+            response_model=ModelList,
+            summary="All models that can be asked for",
+            operation_id=f"models{prefix[1:]}",
+            tags=["models"],
+            responses={503: ERROR},
+        )
+        app.add_api_route(
+            # A name may hold slashes and colons.
+            f"{prefix}/models/{{model_id:path}}",
+            model,
+            methods=_METHODS,
+            response_model=Model,
+            summary="One model",
+            operation_id=f"model{prefix[1:]}",
+            tags=["models"],
+            responses={404: ERROR, 503: ERROR},
+        )
+
+
+def _add_health(app: FastAPI, live: Live) -> None:
+    cache = _HealthCache()
+
+    async def health() -> Response:
+        status, body = cache.get(live.snapshot)
+        return Response(body, status, media_type=_JSON)
+
+    async def alive() -> Response:
+        return _json(200, {"status": "ok", "reasons": []})
+
+    async def ready() -> Response:
+        status, content = health_of(live.snapshot)
+        word = "ok" if status == HTTPStatus.OK else "unavailable"
+        return _json(status, {"status": word, "reasons": content["reasons"] if word != "ok" else []})
+
+    for path, endpoint, shape, summary in (
+        ("/health", health, Health, "Whether the gateway can serve, and each provider's state"),
+        ("/health/live", alive, Probe, "Whether the worker runs"),
+        ("/health/ready", ready, Probe, "Whether the gateway can serve"),
+    ):
+        app.add_api_route(
+            path,
+            endpoint,
+            methods=_METHODS,
+            response_model=shape,
+            summary=summary,
+            operation_id=path[1:].replace("/", "_"),
+            tags=["health"],
+            responses={} if endpoint is alive else {503: {"model": shape, "description": "It can't serve."}},
+        )
+
+
+def _add_docs(app: FastAPI) -> None:
+    async def docs() -> Response:
+        return Response(PAGE, media_type="text/html", headers={"content-security-policy": POLICY})
+
+    app.add_api_route("/docs", docs, methods=_METHODS, include_in_schema=False)
+
+
+def _add_error_handlers(app: FastAPI) -> None:
+    async def api_error(_request: Request, error: Exception) -> Response:
+        return _envelope(error) if isinstance(error, ApiError) else _envelope(ApiError(500, str(error)))
+
+    async def http_error(request: Request, error: Exception) -> Response:
+        status = error.status_code if isinstance(error, HTTPException) else HTTPStatus.INTERNAL_SERVER_ERROR
+        allow = (error.headers or {}).get("allow") if isinstance(error, HTTPException) else None
+        return _envelope(_routing_error(status, request, allow))
+
+    app.add_exception_handler(ApiError, api_error)
+    app.add_exception_handler(HTTPException, http_error)
+
+
+def _routing_error(status: int, request: Request, allow: str | None) -> ApiError:
+    path = request.scope["path"]
+    if status == HTTPStatus.NOT_FOUND:
+        return ApiError(404, f"there is no route {path}; /docs shows what there is")
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+        return ApiError(405, f"{path} doesn't take {request.method}", allow=allow)
+    return ApiError(status, f"{path} can't be answered: status {status}")
+
+
+def _envelope(error: ApiError) -> Response:
+    headers = {"retry-after": str(error.retry_after)} if error.retry_after is not None else {}
+    if error.allow is not None:
+        headers["allow"] = error.allow
+    return Response(error.body(), error.status, headers, media_type=_JSON)
+
+
+def _table(live: Live) -> RoutingTable:
+    if live.table is None:
+        raise ApiError(503, "the gateway has not heard from its daemon yet", retry_after=1)
+    return live.table
+
+
+def _json(status: int, content: Any) -> Response:
+    return Response(msgspec.json.encode(content), status, media_type=_JSON)
+
+
+def _description(app: FastAPI) -> dict[str, Any]:
+    if app.openapi_schema is None:
+        document = get_openapi(title=app.title, version=app.version, routes=app.routes)
+        app.openapi_schema = describe(document)
+    return app.openapi_schema

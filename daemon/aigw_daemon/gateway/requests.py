@@ -1,0 +1,110 @@
+"""What the gateway must know of a request's body, read without touching the rest, and the few bytes it may change.
+
+A typed peek reads the model, whether to stream, and the bounded numbers (rule S10); everything else stays the bytes
+that the client sent. A rewrite goes through raw values, so that what isn't rewritten leaves as it came.
+"""
+
+import asyncio
+
+import msgspec
+
+from aigw_daemon.gateway.wire import ApiError
+
+THREAD_BYTES = 256 * 1024
+"""Larger bodies are parsed in a thread: 20 MB of JSON stall the loop for 42 ms."""
+MAX_CHOICES = 128
+MAX_TOKENS = 10_000_000
+MAX_MESSAGES = 100_000
+LONGEST_NAME = 512
+"""Characters of a model's name."""
+
+_INCLUDE_USAGE = b'"stream_options":{"include_usage":true}}'
+
+
+class StreamOptions(msgspec.Struct):
+    """The part of ``stream_options`` that matters here."""
+
+    include_usage: bool | None = None
+
+
+class Facts(msgspec.Struct):
+    """What is read of a chat or completion request."""
+
+    model: str
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: int | None = None
+    max_tokens: int | float | None = None
+    max_completion_tokens: int | float | None = None
+    messages: list[msgspec.Raw] | None = None
+
+    @property
+    def usage_asked(self) -> bool:
+        """Whether the client wants the usage frame of a stream."""
+        return self.stream_options is not None and self.stream_options.include_usage is True
+
+
+_decode = msgspec.json.Decoder(Facts).decode
+_decode_raw = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_encode = msgspec.json.Encoder().encode
+
+
+async def read_facts(body: bytes) -> Facts:
+    """The facts of a request. Raises ApiError 400, which names the place."""
+    if len(body) <= THREAD_BYTES:
+        return parse_facts(body)
+    return await asyncio.to_thread(parse_facts, body)
+
+
+def parse_facts(body: bytes) -> Facts:
+    """See `read_facts`; blocks for as long as the body is large."""
+    try:
+        facts = _decode(body)
+    except msgspec.ValidationError as error:
+        raise _invalid(str(error)) from error
+    except msgspec.DecodeError as error:
+        raise ApiError(400, f"the request's body is not valid JSON: {error}", code="invalid_json") from error
+    except RecursionError as error:
+        raise ApiError(400, "the request's body is nested too deeply", code="invalid_json") from error
+    _check_bounds(facts)
+    return facts
+
+
+async def rewritten(body: bytes, facts: Facts, model: str, *, add_usage: bool) -> bytes:
+    """The body for a target: its model's name, and a request for the usage frame; the same object if neither."""
+    if model == facts.model:
+        if not add_usage:
+            return body
+        if facts.stream_options is None and b'"stream_options"' not in body:
+            return b"%b,%b" % (body.rstrip()[:-1], _INCLUDE_USAGE)
+    if len(body) <= THREAD_BYTES:
+        return _spliced(body, model, add_usage=add_usage)
+    return await asyncio.to_thread(_spliced, body, model, add_usage=add_usage)
+
+
+def _spliced(body: bytes, model: str, *, add_usage: bool) -> bytes:
+    fields = _decode_raw(body)
+    fields["model"] = msgspec.Raw(_encode(model))
+    if add_usage:
+        raw = fields.get("stream_options")
+        options = _decode_raw(raw) if raw is not None and bytes(raw) != b"null" else {}
+        options["include_usage"] = msgspec.Raw(b"true")
+        fields["stream_options"] = msgspec.Raw(_encode(options))
+    return _encode(fields)
+
+
+def _check_bounds(facts: Facts) -> None:
+    if not facts.model or len(facts.model) > LONGEST_NAME:
+        raise _invalid(f"model must be a name of 1 to {LONGEST_NAME} characters", "model")
+    if facts.n is not None and not 1 <= facts.n <= MAX_CHOICES:
+        raise _invalid(f"n must be from 1 to {MAX_CHOICES}, not {facts.n}", "n")
+    if facts.messages is not None and len(facts.messages) > MAX_MESSAGES:
+        raise _invalid(f"there can be at most {MAX_MESSAGES} messages, not {len(facts.messages)}", "messages")
+    for name in ("max_tokens", "max_completion_tokens"):
+        value = getattr(facts, name)
+        if value is not None and value > MAX_TOKENS:
+            raise _invalid(f"{name} must be at most {MAX_TOKENS}, not {value}", name)
+
+
+def _invalid(message: str, param: str | None = None) -> ApiError:
+    return ApiError(400, f"the request is invalid: {message}", param=param)

@@ -1,0 +1,72 @@
+"""The shapes of the cold routes' answers, for the OpenAPI description only: answers are built without pydantic."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+
+class ErrorContent(BaseModel):
+    """What went wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class Error(BaseModel):
+    """The one envelope of every error."""
+
+    error: ErrorContent
+
+
+class Model(BaseModel):
+    """A model that can be asked for."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    """Seconds since the epoch; 0 where the engine hasn't said it yet."""
+    owned_by: str
+    """The engine."""
+    provider: str
+    state: str
+    backend: str
+    context_length: int | None
+    capabilities: list[str]
+
+
+class ModelList(BaseModel):
+    """All of them."""
+
+    object: Literal["list"]
+    data: list[Model]
+
+
+class Provider(BaseModel):
+    """A backend, as health shows it."""
+
+    engine: str
+    state: str
+    models: list[str]
+    since: float
+    why: str | None
+
+
+class Health(BaseModel):
+    """Whether the gateway can serve, and why not."""
+
+    status: Literal["ok", "degraded", "unavailable"]
+    profile: str | None
+    providers: dict[str, Provider]
+    reasons: list[str]
+
+
+class Probe(BaseModel):
+    """Of the process itself."""
+
+    status: Literal["ok", "unavailable"]
+    reasons: list[str] = []
+
+
+ERROR: dict[str, Any] = {"model": Error}
