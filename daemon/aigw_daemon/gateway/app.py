@@ -21,7 +21,6 @@ from aigw_daemon.link.messages import Snapshot
 from aigw_daemon.version import AIGW_VERSION
 
 _JSON = "application/json"
-_METHODS = ["GET", "HEAD"]
 
 
 class _HealthCache:
@@ -65,7 +64,6 @@ def _add_models(app: FastAPI, live: Live) -> None:
         app.add_api_route(
             f"{prefix}/models",
             models,
-            methods=_METHODS,
             response_model=ModelList,
             summary="All models that can be asked for",
             operation_id=f"models{prefix[1:]}",
@@ -76,7 +74,6 @@ def _add_models(app: FastAPI, live: Live) -> None:
             # A name may hold slashes and colons.
             f"{prefix}/models/{{model_id:path}}",
             model,
-            methods=_METHODS,
             response_model=Model,
             summary="One model",
             operation_id=f"model{prefix[1:]}",
@@ -108,7 +105,6 @@ def _add_health(app: FastAPI, live: Live) -> None:
         app.add_api_route(
             path,
             endpoint,
-            methods=_METHODS,
             response_model=shape,
             summary=summary,
             operation_id=path[1:].replace("/", "_"),
@@ -121,7 +117,7 @@ def _add_docs(app: FastAPI) -> None:
     async def docs() -> Response:
         return Response(PAGE, media_type="text/html", headers={"content-security-policy": POLICY})
 
-    app.add_api_route("/docs", docs, methods=_METHODS, include_in_schema=False)
+    app.add_api_route("/docs", docs, include_in_schema=False)
 
 
 def _add_error_handlers(app: FastAPI) -> None:

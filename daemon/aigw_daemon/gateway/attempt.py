@@ -18,6 +18,7 @@ from aigw_daemon.gateway.failures import AttemptFailed, Kind, failed_status, is_
 from aigw_daemon.gateway.live import Hop, Live, Plan
 from aigw_daemon.gateway.reporter import Reporter
 from aigw_daemon.gateway.requests import Facts, rewritten
+from aigw_daemon.gateway.routing import Candidate, Readiness
 from aigw_daemon.gateway.streaming import StreamScan
 from aigw_daemon.gateway.upstream.base import ConnectFailed, Response, Upstream, UpstreamError
 from aigw_daemon.gateway.wire import ApiError, relayed_error, upstream_error
@@ -60,23 +61,28 @@ class Chain:
     async def answer(self, call: Call, facts: Facts, body: bytes) -> Whole | Streamed:
         """The first answer that some candidate gives; its backend stays counted as in flight until `leave`.
 
-        Raises ApiError when there is none. Waits for cold candidates when no other is left.
+        Raises ApiError when there is none. A cold candidate is demanded; then its route's policy says whether to wait
+        for it, to bridge with the next one meanwhile (and wait only when no other is left), or to reject.
         """
-        tried: set[tuple[str, str]] = set()
+        tried: set[Candidate] = set()
         while True:
             plan = self._plan(call, facts.model)
-            for hop in plan.ready:
-                key = (hop.candidate.backend, hop.candidate.model)
-                if key in tried:
-                    continue
-                tried.add(key)
-                try:
-                    return await self._attempt(call, hop, facts, body)
-                except AttemptFailed as failure:
-                    call.met.append((hop.candidate.backend, failure))
-            if not plan.cold:
+            cold: Hop | None = None
+            for hop in plan.hops:
+                if hop.candidate.readiness is Readiness.COLD:
+                    self._demand(hop)
+                    cold = cold or hop
+                    if plan.decision.cold == "wait":
+                        break
+                elif hop.candidate not in tried:
+                    tried.add(hop.candidate)
+                    try:
+                        return await self._attempt(call, hop, facts, body)
+                    except AttemptFailed as failure:
+                        call.met.append((hop.candidate.backend, failure))
+            if cold is None or plan.decision.cold == "reject":
                 raise spent(plan.decision, call.met)
-            await self._wait_for(call, plan.cold[0])
+            await self._next_snapshot(call)
 
     def leave(self, answer: Whole | Streamed) -> None:
         """The answer has been given, or can't be: the backend is free of it."""
@@ -125,15 +131,18 @@ class Chain:
             response.close()
             raise
 
-    async def _wait_for(self, call: Call, hop: Hop) -> None:
-        """Demand a cold backend, and return at the next snapshot."""
+    def _demand(self, hop: Hop) -> None:
+        if self._live.needs_start(hop.candidate.backend):
+            self._send(Demand(hop.candidate.backend, hop.candidate.model))
+
+    async def _next_snapshot(self, call: Call) -> None:
+        """Wait for a change, or as long as a demand is believed to be on its way."""
         began = perf_counter()
-        self._send(Demand(hop.candidate.backend, hop.candidate.model))
         try:
             async with asyncio.timeout(REPEAT_DEMAND_SECONDS):
                 await self._live.changed()
         except TimeoutError:
-            pass  # the caller looks again and demands once more
+            pass  # the caller looks again, and demands once more
         finally:
             call.end_wait(began)
 

@@ -7,7 +7,7 @@ each says what each attempt met (rules B2, B6).
 from collections.abc import Sequence
 from enum import StrEnum
 
-from aigw_daemon.gateway.routing import Decision
+from aigw_daemon.gateway.routing import Decision, Readiness
 from aigw_daemon.gateway.wire import ApiError
 
 RETRY_AFTER_SECONDS = 2
@@ -90,5 +90,7 @@ def out_of_time(seconds: float, decision: Decision | None, met: Sequence[Met]) -
 
 def _story(decision: Decision, met: Sequence[Met]) -> str:
     tried = [f"{name}: {failure.detail}" for name, failure in met]
-    skipped = [f"{candidate.backend}: {candidate.reason}" for candidate in decision.candidates if not candidate.kept]
+    skipped = [
+        f"{found.backend}: {found.reason}" for found in decision.candidates if found.readiness != Readiness.READY
+    ]
     return "; ".join(tried + skipped)

@@ -10,11 +10,12 @@ from typing import Final
 import msgspec
 
 from aigw_daemon.gateway.hosts import HostPolicy
-from aigw_daemon.gateway.routing import Candidate, Decision, Readiness, RoutingTable, resolve
+from aigw_daemon.gateway.routing import Candidate, Decision, RoutingTable, resolve
 from aigw_daemon.gateway.upstream.base import Address, request_head
 from aigw_daemon.gateway.wire import NO_STORE, header
 from aigw_daemon.link.messages import BackendView, GatewayView, Snapshot
 from aigw_daemon.version import AIGW_VERSION
+from aigw_daemon.words import State
 
 CHAT: Final = "chat/completions"
 COMPLETIONS: Final = "completions"
@@ -39,8 +40,7 @@ class Plan(msgspec.Struct, frozen=True):
     """A decision, and its kept candidates made ready to be asked."""
 
     decision: Decision
-    ready: tuple[Hop, ...]
-    cold: tuple[Hop, ...]
+    hops: tuple[Hop, ...]
 
 
 class Live:
@@ -92,13 +92,13 @@ class Live:
             self._plans[endpoint, model] = plan
         return plan
 
+    def needs_start(self, backend: str) -> bool:
+        """Whether somebody must ask for this backend before it comes."""
+        view = self._table.backends.get(backend) if self._table is not None else None
+        return view is not None and view.state in {State.STOPPED, State.SLEEPING}
+
     def _compile(self, table: RoutingTable, endpoint: str, decision: Decision) -> Plan:
-        hops = [(candidate.readiness, _hop(table, endpoint, candidate)) for candidate in decision.kept]
-        return Plan(
-            decision,
-            tuple(hop for readiness, hop in hops if readiness is Readiness.READY),
-            tuple(hop for readiness, hop in hops if readiness is Readiness.COLD),
-        )
+        return Plan(decision, tuple(_hop(table, endpoint, candidate) for candidate in decision.kept))
 
 
 def upstream_path(base_path: str, endpoint: str) -> str:

@@ -2,8 +2,8 @@
 
 Pure: a `Snapshot` is compiled once into a `RoutingTable`; `resolve` serves requests and ``aigw test-routing`` alike.
 A name is looked up in this order: an exact route or alias, ``backend/model``, a model that some backend lists, a
-pattern. So a pulled ``gpt-oss:20b`` is never swallowed by a ``gpt-*`` pattern. The profile's fallback comes after a
-route's own targets, never for a name that nothing matches.
+pattern. So a pulled ``gpt-oss:20b`` is never swallowed by a ``gpt-*`` pattern. The fallback comes after a route's own
+targets, never for a name that nothing matches.
 """
 
 import difflib
@@ -55,6 +55,8 @@ class Decision(msgspec.Struct, frozen=True):
     route: str | None
     """The route's name, where a route matched."""
     candidates: tuple[Candidate, ...]
+    cold: str = "wait"
+    """While a candidate starts: wait for it, bridge with the next, or reject."""
     nearest: tuple[str, ...] = ()
     """Names that are near an unknown one."""
 
@@ -72,7 +74,7 @@ class RoutingTable:
         self.routes = {route.name: route for route in snapshot.routes if not route.pattern}
         self.patterns = tuple((_compiled(route), route) for route in snapshot.routes if route.pattern)
         self.listed = _listed(snapshot.backends)
-        self.fallback = snapshot.fallback
+        self._fallback = snapshot.fallback
         self._exact = {name: self._decide_route(route, frozenset(), name) for name, route in self.routes.items()}
 
     def names(self) -> list[str]:
@@ -88,30 +90,36 @@ class RoutingTable:
         if route := self.routes.get(model):
             return self._decide_route(route, assume_down, model)
         if direct := self._direct(model):
-            return self._decision(model, "direct", None, [direct], assume_down)
+            return self._decide_listed(model, "direct", [direct], assume_down)
         if targets := self.listed.get(model) or self.listed.get(model + DEFAULT_TAG):
-            return self._decision(model, "listed", None, targets, assume_down)
+            return self._decide_listed(model, "listed", targets, assume_down)
         for pattern, route in self.patterns:
             if pattern.fullmatch(model):
                 return self._decide_route(route, assume_down, model)
-        return Decision(model, None, None, (), nearest(model, self.names()))
+        return Decision(model, None, None, (), nearest=nearest(model, self.names()))
 
     def _decide_route(self, route: RouteView, assume_down: frozenset[str], model: str) -> Decision:
         matched = "pattern" if route.pattern else "alias" if route.alias_of else "route"
-        return self._decision(model, matched, route.name, route.targets, assume_down)
+        candidates = self._candidates(model, route.targets, route.fallback, assume_down)
+        return Decision(model, matched, route.name, candidates, route.cold)
+
+    def _decide_listed(
+        self, model: str, matched: str, targets: Iterable[TargetView], assume_down: frozenset[str]
+    ) -> Decision:
+        return Decision(model, matched, None, self._candidates(model, targets, self._fallback, assume_down))
 
     def _direct(self, model: str) -> TargetView | None:
         name, slash, rest = model.partition("/")
         return TargetView(name, rest) if slash and rest and name in self.backends else None
 
-    def _decision(
-        self, model: str, matched: str, route: str | None, targets: Iterable[TargetView], assume_down: frozenset[str]
-    ) -> Decision:
-        own = list(targets)
-        later = [target for target in self.fallback if target not in own] if route is not None else []
-        considered = [(target, False) for target in own] + [(target, True) for target in later]
-        candidates = tuple(self._candidate(target, assume_down, fallback) for target, fallback in considered)
-        return Decision(model, matched, route, candidates)
+    def _candidates(
+        self, model: str, targets: Iterable[TargetView], fallback: Iterable[TargetView], assume_down: frozenset[str]
+    ) -> tuple[Candidate, ...]:
+        """Each target once, the route's own before the fallback; one without a model takes the name asked for."""
+        own = dict.fromkeys((target.backend, target.model or model) for target in targets)
+        later = dict.fromkeys((target.backend, target.model or model) for target in fallback)
+        considered = [(key, False) for key in own] + [(key, True) for key in later if key not in own]
+        return tuple(self._candidate(TargetView(*key), assume_down, fallback) for key, fallback in considered)
 
     def _candidate(self, target: TargetView, assume_down: frozenset[str], fallback: bool) -> Candidate:
         backend = self.backends.get(target.backend)

@@ -24,7 +24,8 @@ def _scope(exchange: Exchange) -> dict[str, Any]:
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
         "http_version": "1.0" if exchange.http10 else "1.1",
-        "method": exchange.method,
+        # The exchange leaves out the body of an answer to HEAD, so every GET route serves both.
+        "method": "GET" if exchange.method == "HEAD" else exchange.method,
         "scheme": "http",
         "path": exchange.path,
         "raw_path": exchange.path.encode("latin-1", "replace"),
