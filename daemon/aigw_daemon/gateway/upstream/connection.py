@@ -26,7 +26,7 @@ class StaleConnection(Truncated):
 class PooledResponse(Response):
     """An answer on a connection of the pool. Once complete it holds the rest of its body, and no connection."""
 
-    __slots__ = ("_connection", "_error", "_rest")
+    __slots__ = ("_connection", "_error", "_rest", "_waiter")
 
     def __init__(self, connection: "Connection") -> None:
         self.status = 0
@@ -34,13 +34,15 @@ class PooledResponse(Response):
         self._connection: Connection | None = connection
         self._error: UpstreamError | None = None
         self._rest = b""
+        # Here and not in the connection, which may serve the next exchange before the woken task runs.
+        self._waiter: asyncio.Future[None] | None = None
 
     async def chunk(self) -> bytes | None:
         while (connection := self._connection) is not None:
             piece = connection.take()
             if piece:
                 return piece
-            await connection.wait()
+            await self.wait()
         if rest := self._take_rest():
             return rest
         if self._error is not None:
@@ -67,6 +69,21 @@ class PooledResponse(Response):
         self._rest = rest
         self._error = error
 
+    async def wait(self) -> None:
+        """Waits until something has changed. A cancel closes the connection."""
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        except BaseException:
+            self.close()
+            raise
+
+    def wake(self) -> None:
+        """Ends the wait, if there is one."""
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
     def raise_error(self) -> None:
         """Raises what ended the answer, if it was an error."""
         if self._error is not None:
@@ -83,7 +100,6 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_buffered",
-        "_loop",
         "_on_free",
         "_on_lost",
         "_parser",
@@ -91,7 +107,6 @@ class Connection(asyncio.Protocol):
         "_response",
         "_transport",
         "_uploading",
-        "_waiter",
         "_write_paused",
         "address",
         "closed",
@@ -108,10 +123,8 @@ class Connection(asyncio.Protocol):
         self.idle_since = 0.0
         self._on_free = on_free
         self._on_lost = on_lost
-        self._loop = asyncio.get_running_loop()
         self._parser = ResponseParser()
         self._response: PooledResponse | None = None
-        self._waiter: asyncio.Future[None] | None = None
         self._uploading = False
         self._read_paused = False
         self._write_paused = False
@@ -128,19 +141,8 @@ class Connection(asyncio.Protocol):
             await self._upload(response, memoryview(body))
         while not response.status:
             response.raise_error()
-            await self.wait()
+            await response.wait()
         return response
-
-    async def wait(self) -> None:
-        """Waits until something has changed. A cancel closes the connection."""
-        waiter = self._waiter = self._loop.create_future()
-        try:
-            await waiter
-        except BaseException:
-            self.fail(Truncated("the request was cancelled"))
-            raise
-        finally:
-            self._waiter = None
 
     def take(self) -> bytes:
         """The body bytes that have arrived and nobody took; may be empty."""
@@ -159,7 +161,7 @@ class Connection(asyncio.Protocol):
         response, self._response = self._response, None
         if response is not None:
             response.settle(self.take(), error)
-        self._wake()
+            response.wake()
 
     def abort(self) -> None:
         """Closes the connection without sending anything more."""
@@ -193,7 +195,7 @@ class Connection(asyncio.Protocol):
             self._finish(response)
         else:
             self._hold_back(len(data))
-        self._wake()
+        response.wake()
 
     def eof_received(self) -> None:
         response = self._response
@@ -206,7 +208,7 @@ class Connection(asyncio.Protocol):
             self.fail(self._stale(error) or self._located(error))
             return
         self._finish(response)
-        self._wake()
+        response.wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
@@ -220,7 +222,8 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._write_paused = False
-        self._wake()
+        if self._response is not None:
+            self._response.wake()
 
     # The steps of an exchange.
 
@@ -229,7 +232,7 @@ class Connection(asyncio.Protocol):
         self._uploading = True
         for start in range(0, len(body), UPLOAD_PIECE_BYTES):
             while self._write_paused and not _ends_upload(response):
-                await self.wait()
+                await response.wait()
             if _ends_upload(response):
                 return
             self._transport.write(body[start : start + UPLOAD_PIECE_BYTES])
@@ -251,11 +254,6 @@ class Connection(asyncio.Protocol):
         if self._buffered > READ_AHEAD_BYTES and not self._read_paused:
             self._read_paused = True
             self._transport.pause_reading()
-
-    def _wake(self) -> None:
-        waiter = self._waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
 
     def _stale(self, error: UpstreamError) -> UpstreamError | None:
         if self.reused and self._parser.untouched:

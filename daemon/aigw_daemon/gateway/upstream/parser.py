@@ -73,7 +73,7 @@ class ResponseParser:
         `surplus`; bare line ends there are skipped by httptools, in front of the next answer as well.
         """
         if self.complete:
-            self.surplus = True
+            self.surplus = self.surplus or bool(data.strip(b"\r\n"))
             return
         pieces_before = len(self.pieces)
         self._quiet_bytes += len(data)
