@@ -147,6 +147,8 @@ class HealthReport(Message):
     """The same facts as the gateway's ``/health``."""
 
     status: str
+    """ok, degraded or unavailable."""
+    profile: str | None = None
     providers: dict[str, Any] = {}
     reasons: list[str] = []
 

@@ -1,0 +1,165 @@
+"""The composition root: what a daemon is built of, in which order, and why. Stops in reverse."""
+
+import asyncio
+import logging
+import socket
+import time
+from collections.abc import Callable, Sequence
+
+from aigw_daemon.control import server
+from aigw_daemon.control.changes import Changes
+from aigw_daemon.control.operations import Ending, Operations, Parts
+from aigw_daemon.control.problems import Refusal
+from aigw_daemon.control.routes import application
+from aigw_daemon.control.schema import UpRequest
+from aigw_daemon.gatekeeper.gatekeeper import Gatekeeper
+from aigw_daemon.history.hub import RecordHub
+from aigw_daemon.home import Home
+from aigw_daemon.link.daemon import LinkServer
+from aigw_daemon.link.messages import Demand, Records, Started
+from aigw_daemon.models.puller import Puller
+from aigw_daemon.state_file import StateFile
+from aigw_daemon.supervisor.process import LocalLauncher
+from aigw_daemon.supervisor.supervisor import Supervisor
+
+__all__ = ["Daemon", "Ending"]
+
+log = logging.getLogger(__name__)
+
+
+class Hearing:
+    """Hears the workers and hands each message to whom it concerns (the gatekeeper's `Ears`)."""
+
+    def __init__(self, changes: Changes, hub: RecordHub) -> None:
+        self._changes = changes
+        self._hub = hub
+        self._heard: dict[str, float] = {}
+        self.on_demand: Callable[[Demand], None] = lambda _: None
+
+    def last_activity(self, backend: str) -> float:
+        """When this backend last finished a request, in monotonic seconds; 0 for never (rule A3)."""
+        return self._heard.get(backend, 0.0)
+
+    def on_records(self, message: Records) -> None:
+        """See Ears."""
+        now = time.monotonic()
+        for record in message.records:
+            if record.backend is not None:
+                self._heard[record.backend] = now
+            self._hub.publish(record)
+
+    def on_started(self, message: Started) -> None:
+        """See Ears."""
+        self._hub.publish(message)
+
+    def on_load(self) -> None:
+        """See Ears."""
+        self._changes.happened()
+
+    def on_change(self) -> None:
+        """See Ears."""
+        self._changes.happened()
+
+
+class Daemon:
+    """One aigwd, from its first socket to its last process."""
+
+    def __init__(self, home: Home, *, inherited_listeners: Sequence[int] = ()) -> None:
+        self._home = home
+        self._ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+        self._stop_asked = asyncio.Event()
+        # The state comes first: it holds the cookie by which everything else knows what is ours.
+        self._state = StateFile(home)
+        launcher = LocalLauncher(self._state.document.instance)
+        changes = Changes()
+        hub = RecordHub(lambda on: self._gatekeeper.tail(on))
+        hearing = Hearing(changes, hub)
+        supervisor = Supervisor(
+            home, self._state, launcher=launcher, activity=hearing.last_activity, on_change=changes.happened
+        )
+        self._gatekeeper = Gatekeeper(
+            home,
+            launcher,
+            hearing,
+            remember=lambda identity: self._state.update(gateway=identity),
+            inherited=[socket.socket(fileno=number) for number in inherited_listeners],
+        )
+        self._puller = Puller(home)
+        self._link = LinkServer(home.link_socket, self._state.document.instance, self._gatekeeper.accept)
+        self._supervisor = supervisor
+        self._changes = changes
+        self._operations = Operations(
+            Parts(
+                home=home,
+                state=self._state,
+                launcher=launcher,
+                supervisor=supervisor,
+                gatekeeper=self._gatekeeper,
+                hub=hub,
+                puller=self._puller,
+                changes=changes,
+                end=self._end,
+            )
+        )
+        hearing.on_demand = lambda demand: supervisor.demand(demand.backend)
+
+    async def run(self, *, on_ready: Callable[[], None], serve: bool = False, profile: str | None = None) -> Ending:
+        """Serve the control API until stopped. ``on_ready`` is called once it answers.
+
+        ``serve`` does at once what `aigw up` would ask for.
+        """
+        async with self._puller, asyncio.TaskGroup() as tasks:
+            background = [
+                tasks.create_task(work, name=name)
+                for name, work in (
+                    ("supervisor", self._supervisor.run()),
+                    ("gatekeeper", self._gatekeeper.run()),
+                    ("link", self._link.run()),
+                    ("publisher", self._publish()),
+                    ("stop", self._stop_when_asked()),
+                )
+            ]
+            # The control socket comes before the engines: the operator can look on while they are taken up again.
+            async with server.serving(application(self._operations), self._home.control_socket):
+                on_ready()
+                background.append(tasks.create_task(self._take_up(serve, profile), name="take-up"))
+                ending = await self._ending
+            # Cancelled, not stopped: whatever still runs is to be found by the next daemon.
+            for task in background:
+                task.cancel()
+        await self._state.close()
+        return ending
+
+    def stop(self) -> None:
+        """Stop everything, then end; a second call does not wait for what is still stopping (SIGTERM, SIGINT)."""
+        if self._stop_asked.is_set():
+            self._end(Ending.STOPPED)
+        self._stop_asked.set()
+
+    def detach_listeners(self) -> list[int]:
+        """The gateway's sockets by number, for the program that replaces this one."""
+        return self._gatekeeper.detach_listeners()
+
+    async def _take_up(self, serve: bool, profile: str | None) -> None:
+        try:
+            if serve:
+                await self._operations.up(UpRequest(profile=profile))
+            else:
+                await self._operations.resume()
+        except Refusal as refusal:
+            log.error("%s%s", refusal, f"; {refusal.problem.hint}" if refusal.problem.hint else "")
+            if serve:
+                self._end(Ending.FAILED)
+
+    async def _publish(self) -> None:
+        async for _ in self._changes.beats():
+            self._operations.publish()
+
+    async def _stop_when_asked(self) -> None:
+        await self._stop_asked.wait()
+        await self._operations.stop_everything()
+        self._end(Ending.STOPPED)
+
+    def _end(self, ending: Ending) -> None:
+        if not self._ending.done():
+            self._ending.set_result(ending)

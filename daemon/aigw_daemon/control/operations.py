@@ -1,0 +1,277 @@
+"""What the operator can have done: the verbs of the control API over supervisor, gatekeeper and puller.
+
+Every method takes and gives the schema's objects; what can't be done is a `Refusal` that says what to do instead.
+Changes take their turn; looking never waits.
+"""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import msgspec
+
+from aigw_daemon.control import choice
+from aigw_daemon.control.changes import Changes
+from aigw_daemon.control.looking import health_report, route_answer
+from aigw_daemon.control.logs import lines_of
+from aigw_daemon.control.problems import Refusal
+from aigw_daemon.control.pulls import pull_events
+from aigw_daemon.control.reports import backend_status, backend_view
+from aigw_daemon.control.schema import (
+    DaemonStatus,
+    GatewayStatus,
+    HealthReport,
+    ProfileInfo,
+    PullEvent,
+    PullRequest,
+    RouteAnswer,
+    RouteRequest,
+    Status,
+    UpRequest,
+)
+from aigw_daemon.control.snapshots import snapshot
+from aigw_daemon.gatekeeper.gatekeeper import Gatekeeper
+from aigw_daemon.gatekeeper.listeners import AddressUnusable, PortTaken
+from aigw_daemon.gatekeeper.worker import NAME as GATEWAY
+from aigw_daemon.history.hub import RecordHub
+from aigw_daemon.home import Home
+from aigw_daemon.link.messages import GatewayView, Snapshot, Started
+from aigw_daemon.models.puller import Puller
+from aigw_daemon.profile.model import Profile
+from aigw_daemon.state_file import StateFile
+from aigw_daemon.supervisor.process import Launcher
+from aigw_daemon.supervisor.supervisor import Supervisor, UnknownBackend
+from aigw_daemon.version import AIGW_VERSION
+
+DAEMON = "daemon"
+"""The name under which `aigw logs` shows the daemon's own log."""
+
+log = logging.getLogger(__name__)
+
+
+class Ending(Enum):
+    """Why the daemon ends."""
+
+    STOPPED = "stopped"
+    RESTART = "restart"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the operations are about; the assembly builds them."""
+
+    home: Home
+    state: StateFile
+    launcher: Launcher
+    supervisor: Supervisor
+    gatekeeper: Gatekeeper
+    hub: RecordHub
+    puller: Puller
+    changes: Changes
+    end: Callable[[Ending], None]
+
+
+class Operations:
+    """The verbs. One object per daemon."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._started_at = time.monotonic()
+        self._profile: Profile | None = None
+        self._turn = asyncio.Lock()
+        self._last = Snapshot(revision=0, profile="", gateway=GatewayView(), backends=(), routes=())
+
+    # --- looking
+
+    def status(self) -> Status:
+        """Everything at a glance."""
+        parts, now = self._parts, time.time()
+        gatekeeper = parts.gatekeeper
+        in_flight = gatekeeper.in_flight()
+        return Status(
+            profile=self._profile.name if self._profile else None,
+            daemon=DaemonStatus(pid=os.getpid(), version=AIGW_VERSION, uptime_s=time.monotonic() - self._started_at),
+            gateway=GatewayStatus(
+                url=gatekeeper.url,
+                state=gatekeeper.state,
+                pid=gatekeeper.pid,
+                why=gatekeeper.why,
+                restarts=gatekeeper.restarts,
+            ),
+            backends=[
+                backend_status(report, now, in_flight.get(report.name, 0)) for report in parts.supervisor.reports()
+            ],
+        )
+
+    async def watch(self) -> AsyncIterator[Status]:
+        """A status at every change, and at least every second."""
+        async for _ in self._parts.changes.beats():
+            yield self.status()
+
+    def health(self) -> HealthReport:
+        """The same facts as the gateway's ``/health``."""
+        self._serving_profile()
+        return health_report(self._last)
+
+    def route(self, request: RouteRequest) -> RouteAnswer:
+        """The router's own decision over what the worker routes on."""
+        self._serving_profile()
+        known = {backend.name for backend in self._last.backends}
+        for name in request.assume_down:
+            if name not in known:
+                raise choice.unknown_backend(name, sorted(known))
+        return route_answer(self._last, request)
+
+    def log(self, name: str, lines: int, *, follow: bool) -> AsyncIterator[str]:
+        """The end of a backend's log, of the gateway's, or of the daemon's own."""
+        if name == DAEMON:
+            path = self._parts.home.daemon_log
+        elif name == GATEWAY:
+            path = self._parts.home.logs / f"{GATEWAY}.log"
+        else:
+            try:
+                path = self._parts.supervisor.log_path(name)
+            except UnknownBackend as error:
+                raise choice.unknown_backend(name, [*error.choices, GATEWAY, DAEMON]) from error
+        return lines_of(path, lines, follow=follow)
+
+    async def tail(self) -> AsyncIterator[dict[str, Any]]:
+        """Requests as they begin and finish."""
+        async with aclosing(self._parts.hub.watch()) as events:
+            async for event in events:
+                kind = "started" if isinstance(event, Started) else "finished"
+                yield {"event": kind, **msgspec.to_builtins(event)}
+
+    def profiles(self) -> list[ProfileInfo]:
+        """The user's own and the shipped profiles."""
+        return choice.profiles(self._parts.home, self._parts.state.document.profile)
+
+    # --- changing
+
+    async def up(self, request: UpRequest) -> Status:
+        """Open the gateway and start what is asked for; answers without waiting for ready."""
+        async with self._turn:
+            profile = choice.profile_to_use(self._parts.home, self._parts.state.document.profile, request.profile)
+            choice.check_names(profile, request.backends)
+            choice.check_models(profile, request.backends, self._parts.home)
+            await self._switch(profile)
+            await self._parts.supervisor.start(request.backends or choice.always_on(profile))
+        return self.status()
+
+    async def use_profile(self, name: str) -> Status:
+        """Switch; while nothing is served, the choice is kept for the next `up`."""
+        async with self._turn:
+            profile = choice.load_profile(self._parts.home, name)
+            if self._parts.state.document.serving:
+                choice.check_models(profile, [], self._parts.home)
+                await self._switch(profile)
+            else:
+                self._parts.state.update(profile=profile.file)
+        return self.status()
+
+    async def resume(self) -> None:
+        """Take up what an earlier daemon of this home served: adopt its worker, sockets and engines."""
+        async with self._turn:
+            document = self._parts.state.document
+            if not document.serving or document.profile is None:
+                await self._parts.gatekeeper.dismiss_strays()
+                await self._parts.supervisor.sweep_strays()
+                return
+            try:
+                await self._switch(choice.load_profile(self._parts.home, document.profile))
+            except Refusal as refusal:
+                log.error("cannot go on with profile %s: %s", document.profile, refusal)
+
+    async def down(self) -> AsyncIterator[Status]:
+        """Drain the gateway, stop every backend, end the daemon."""
+        yield self.status()
+        stopping = asyncio.Event()
+
+        async def stop() -> None:
+            try:
+                await self.stop_everything()
+            finally:
+                stopping.set()
+                self._parts.changes.happened()
+
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(stop(), name="down")
+            async for _ in self._parts.changes.beats():
+                yield self.status()
+                if stopping.is_set():
+                    break
+        self._parts.end(Ending.STOPPED)
+
+    async def stop_everything(self) -> None:
+        """Gateway first, so that running requests can finish; then the engines, all at once."""
+        async with self._turn:
+            self._parts.state.update(serving=False)
+            await self._parts.gatekeeper.close()
+            await self._parts.supervisor.stop_all()
+
+    async def start(self, names: list[str]) -> Status:
+        """Start these, or all."""
+        return await self._change(self._parts.supervisor.start, names)
+
+    async def stop(self, names: list[str]) -> Status:
+        """Stop these, or all; an operator's stop holds until a start."""
+        return await self._change(self._parts.supervisor.stop, names)
+
+    async def restart(self, names: list[str]) -> Status:
+        """Stop and start these, or all."""
+        return await self._change(self._parts.supervisor.restart, names)
+
+    def restart_daemon(self) -> None:
+        """Replace the program in place once this answer is out."""
+        self._parts.end(Ending.RESTART)
+
+    def pull(self, request: PullRequest) -> AsyncIterator[PullEvent]:
+        """Fetch a model of the profile, or from a source."""
+        profile = choice.profile_to_use(self._parts.home, self._parts.state.document.profile, request.profile)
+        return pull_events(self._parts.puller, profile, request)
+
+    # --- what the worker routes on
+
+    def publish(self) -> None:
+        """Tell the worker, when anything it routes on has changed."""
+        if self._profile is None:
+            return
+        views = [backend_view(report) for report in self._parts.supervisor.reports()]
+        fresh = snapshot(self._profile, views, self._last.revision)
+        if fresh != self._last:
+            self._last = msgspec.structs.replace(fresh, revision=self._last.revision + 1)
+            self._parts.gatekeeper.publish(self._last)
+
+    async def _switch(self, profile: Profile) -> None:
+        """Serve this profile: first the door, whose port may be taken, then the engines behind it."""
+        parts = self._parts
+        try:
+            await parts.gatekeeper.open(profile.gateway.host, profile.gateway.port, parts.state.document.gateway)
+        except PortTaken as taken:
+            raise choice.port_taken(taken, parts.launcher.port_owner(taken.port)) from taken
+        except AddressUnusable as error:
+            raise Refusal(409, "address_unusable", str(error), hint="change gateway.host in the profile") from error
+        self._profile = profile
+        parts.state.update(profile=profile.file, serving=True)
+        await parts.supervisor.apply(profile)
+        self.publish()
+
+    async def _change(self, verb: Callable[[list[str]], Any], names: list[str]) -> Status:
+        self._serving_profile()
+        try:
+            await verb(names)
+        except UnknownBackend as error:
+            raise choice.unknown_backend(error.name, list(error.choices)) from error
+        return self.status()
+
+    def _serving_profile(self) -> Profile:
+        if self._profile is None:
+            raise Refusal(409, "not_serving", "nothing is served yet", hint="'aigw up' starts it")
+        return self._profile

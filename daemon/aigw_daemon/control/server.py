@@ -1,0 +1,69 @@
+"""Serves the control API on the home's Unix socket, to the operator's own uid only (rules S13, S16)."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import struct
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import uvicorn
+from starlette.applications import Starlette
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from aigw_daemon.home import PRIVATE_FILE
+
+FLUSH_SECONDS = 1.0
+_UCRED = struct.Struct("3i")
+
+log = logging.getLogger(__name__)
+
+
+class OwnerOnlyProtocol(HttpToolsProtocol):
+    """HTTP for callers of our own uid; the kernel says who calls. Folder and file modes say the same once more."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # narrower, as uvicorn's
+        """Turn other users away before a byte is read."""
+        sock = transport.get_extra_info("socket")
+        pid, uid, _gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+        if uid not in {os.getuid(), 0}:
+            log.warning("control: process %d of user %d was turned away", pid, uid)
+            transport.abort()
+            return
+        super().connection_made(transport)
+
+
+@contextlib.asynccontextmanager
+async def serving(app: Starlette, path: Path) -> AsyncIterator[None]:
+    """Listen on ``path`` for as long as the context lasts, then let answers under way be flushed.
+
+    The caller holds the lock of the home, so a socket left behind is stale and may be replaced.
+    """
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.setblocking(False)
+    listener.bind(str(path))
+    path.chmod(PRIVATE_FILE)
+    config = uvicorn.Config(app, lifespan="off", log_config=None, access_log=False)
+    config.load()
+    state = ServerState()
+    server = await asyncio.get_running_loop().create_unix_server(
+        lambda: OwnerOnlyProtocol(config=config, server_state=state, app_state={}), sock=listener
+    )
+    try:
+        yield
+    finally:
+        server.close()
+        path.unlink(missing_ok=True)
+        await _flush(state)
+
+
+async def _flush(state: ServerState) -> None:
+    for connection in list(state.connections):
+        connection.shutdown()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(FLUSH_SECONDS):
+            await asyncio.gather(*state.tasks, return_exceptions=True)

@@ -1,0 +1,75 @@
+"""One gateway worker as the daemon sees it: its process, its connection, what it has in flight."""
+
+import asyncio
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from aigw_daemon.home import Home
+from aigw_daemon.identity import Identity
+from aigw_daemon.link.daemon import WorkerConnection
+from aigw_daemon.link.messages import Down, Hello
+from aigw_daemon.supervisor.process import Handle, ProcessSpec
+
+NAME = "gateway"
+"""The worker's tag among the processes of this aigw, and the name of its log."""
+
+
+@dataclass
+class Worker:
+    """A worker process. ``connection`` is None until its hello, and again when the link breaks."""
+
+    handle: Handle
+    connection: WorkerConnection | None = None
+    in_flight: dict[str, int] = field(default_factory=dict)
+    stray: bool = False
+    """It came by itself and nobody has decided about it yet."""
+    brought: list[socket.socket] = field(default_factory=list)
+    """The listeners that a stray came with."""
+    same_version: bool = True
+    gone: asyncio.Event = field(default_factory=asyncio.Event)
+    end: str = ""
+    """How it ended, once it is gone."""
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self.handle.identity.pid
+
+    def send(self, message: Down) -> None:
+        """Tell it something, if it can be told."""
+        if self.connection is not None:
+            self.connection.send(message)
+
+
+def spec(home: Home, listeners: Sequence[socket.socket]) -> ProcessSpec:
+    """How a worker is started: our own interpreter, the listeners by number, nothing else inherited."""
+    numbers = tuple(listener.fileno() for listener in listeners)
+    return ProcessSpec(
+        name=NAME,
+        argv=(
+            sys.executable,
+            "-m",
+            "aigw_daemon.gateway.worker",
+            "--link",
+            str(home.link_socket),
+            "--listen",
+            ",".join(map(str, numbers)),
+        ),
+        env=dict(os.environ),
+        log=home.logs / f"{NAME}.log",
+        pass_fds=numbers,
+    )
+
+
+def identity_of(hello: Hello) -> Identity:
+    """A worker that we did not start ourselves, by what the link has verified of it."""
+    return Identity(
+        pid=hello.pid,
+        start_ticks=hello.start_ticks,
+        boot_id=hello.boot_id,
+        pgid=hello.pid,  # it leads its own session
+        cookie=hello.cookie,
+    )

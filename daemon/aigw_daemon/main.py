@@ -1,0 +1,125 @@
+"""aigwd: the command line, the log, the lock, the signals and the exit code around one `Daemon`."""
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from aigw_daemon.control.schema import Problem
+from aigw_daemon.home import PRIVATE_FILE, Home, HomeError
+from aigw_daemon.lock import AlreadyLocked, acquire
+from aigw_daemon.version import AIGW_VERSION
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+
+
+@dataclass(frozen=True)
+class Inherited:
+    """What a restart in place hands to the program that replaces this one: open descriptors."""
+
+    lock: int
+    listeners: tuple[int, ...]
+
+    def as_argument(self) -> str:
+        """For ``--inherited``."""
+        return json.dumps({"lock": self.lock, "listeners": self.listeners})
+
+    @classmethod
+    def from_argument(cls, text: str) -> "Inherited":
+        """Read what `as_argument` wrote."""
+        found = json.loads(text)
+        return cls(lock=found["lock"], listeners=tuple(found["listeners"]))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run until stopped; exits the interpreter."""
+    options = _parser().parse_args(argv)
+    home = Home.from_environment()
+    try:
+        home.prepare()
+        lock = options.inherited.lock if options.inherited else acquire(home.lock)
+    except HomeError as error:
+        _give_up(options.ready_fd, Problem(code="home", message=str(error)))
+    except AlreadyLocked as error:
+        hint = "'aigw status' shows it; 'aigw down' stops it"
+        _give_up(options.ready_fd, Problem(code="already_running", message=str(error), hint=hint))
+    os.set_inheritable(lock, False)  # an exec in place made it inheritable; no child may hold it
+    _log_to(home, foreground=options.foreground)
+    sys.exit(asyncio.run(_run(home, options, lock)))
+
+
+async def _run(home: Home, options: argparse.Namespace, lock: int) -> int:
+    # Imported here: the errors above are told without waiting for the whole daemon to load.
+    from aigw_daemon.assembly import Daemon, Ending  # noqa: PLC0415
+
+    daemon = Daemon(home, inherited_listeners=options.inherited.listeners if options.inherited else ())
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, daemon.stop)
+    loop.add_signal_handler(signal.SIGHUP, lambda: None)  # a terminal that closes takes nothing with it
+    if options.stop_all:
+        await daemon.stop_what_is_left()
+        return 0
+    ending = await daemon.run(
+        on_ready=lambda: _tell(options.ready_fd, {"ready": True}), serve=options.up, profile=options.profile
+    )
+    if ending is Ending.RESTART:
+        _exec_in_place(options, lock, daemon.detach_listeners())
+    return EXIT_FAILED if ending is Ending.FAILED else 0
+
+
+def _exec_in_place(options: argparse.Namespace, lock: int, listeners: Sequence[int]) -> None:
+    """Become the program that is installed now; PID, children, listeners and lock stay (execve(2))."""
+    for descriptor in (lock, *listeners):
+        os.set_inheritable(descriptor, True)
+    inherited = Inherited(lock=lock, listeners=tuple(listeners))
+    arguments = [sys.executable, "-m", "aigw_daemon.main", "--inherited", inherited.as_argument()]
+    if options.foreground:
+        arguments.append("--foreground")
+    logging.getLogger(__name__).info("restarting in place")
+    os.execv(sys.executable, arguments)  # noqa: S606  # an argv list of our own, no shell
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="aigwd", description="The aigw daemon. Usually started by 'aigw up'.")
+    parser.add_argument("--version", action="version", version=f"aigwd {AIGW_VERSION}")
+    parser.add_argument("--foreground", action="store_true", help="log to the terminal as well")
+    parser.add_argument("--up", action="store_true", help="start serving at once, as 'aigw up' does")
+    parser.add_argument("--profile", help="with --up: the profile to use (a name or a path)")
+    parser.add_argument("--stop-all", action="store_true", help="stop whatever a dead daemon left running, then exit")
+    parser.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--inherited", type=Inherited.from_argument, help=argparse.SUPPRESS)
+    return parser
+
+
+def _log_to(home: Home, *, foreground: bool) -> None:
+    descriptor = os.open(home.daemon_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, PRIVATE_FILE)
+    handlers: list[logging.Handler] = [logging.StreamHandler(os.fdopen(descriptor, "a"))]
+    if foreground:
+        handlers.append(logging.StreamHandler(sys.stderr))
+    logging.basicConfig(level=logging.INFO, handlers=handlers, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line per probe says nothing
+
+
+def _give_up(ready_fd: int | None, problem: Problem) -> None:
+    _tell(ready_fd, {"error": problem.model_dump()})
+    sys.stderr.write(f"aigwd: {problem.message}\n" + (f"  {problem.hint}\n" if problem.hint else ""))
+    sys.exit(EXIT_FAILED)
+
+
+def _tell(ready_fd: int | None, message: object) -> None:
+    """One JSON line to whoever started us and waits on the pipe."""
+    if ready_fd is None:
+        return
+    with os.fdopen(ready_fd, "w") as pipe:
+        pipe.write(json.dumps(message) + "\n")
+
+
+if __name__ == "__main__":
+    main()
