@@ -72,7 +72,7 @@ class Daemon:
         self._state = StateFile(home)
         launcher = LocalLauncher(self._state.document.instance)
         changes = Changes()
-        hub = RecordHub(lambda on: self._gatekeeper.tail(on))
+        hub = RecordHub(self._watched)
         hearing = Hearing(changes, hub)
         supervisor = Supervisor(
             home, self._state, launcher=launcher, activity=hearing.last_activity, on_change=changes.happened
@@ -159,6 +159,10 @@ class Daemon:
         await self._stop_asked.wait()
         await self._operations.stop_everything()
         self._end(Ending.STOPPED)
+
+    def _watched(self, on: bool) -> None:
+        # A method, because the hub is built before the gatekeeper that it talks to.
+        self._gatekeeper.tail(on)
 
     def _end(self, ending: Ending) -> None:
         if not self._ending.done():

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 BEAT_SECONDS = 1.0
 """Uptimes and counters move without an event: watchers hear at least this often."""
@@ -21,7 +21,7 @@ class Changes:
         pulse, self._pulse = self._pulse, asyncio.Event()
         pulse.set()
 
-    async def beats(self) -> AsyncIterator[None]:
+    async def beats(self) -> AsyncGenerator[None, None]:
         """Once now, then after every change, and at least once a second."""
         while True:
             yield

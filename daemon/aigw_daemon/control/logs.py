@@ -2,14 +2,14 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 FOLLOW_SECONDS = 0.2
 BLOCK = 64 * 1024
 
 
-async def lines_of(path: Path, count: int, *, follow: bool) -> AsyncIterator[str]:
+async def lines_of(path: Path, count: int, *, follow: bool) -> AsyncGenerator[str, None]:
     """The last ``count`` lines, then, with ``follow``, whatever is written, across truncation and rotation."""
     position = 0
     if path.exists():

@@ -18,8 +18,8 @@ import msgspec
 
 from aigw_daemon.control import choice
 from aigw_daemon.control.changes import Changes
-from aigw_daemon.control.looking import health_report, route_answer
 from aigw_daemon.control.logs import lines_of
+from aigw_daemon.control.looking import health_report, route_answer
 from aigw_daemon.control.problems import Refusal
 from aigw_daemon.control.pulls import pull_events
 from aigw_daemon.control.reports import backend_status, backend_view

@@ -5,7 +5,7 @@ up loses the oldest events, never slows the others.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 
 from aigw_daemon.link.messages import RequestRecord, Started
 
@@ -33,7 +33,7 @@ class RecordHub:
                 queue.get_nowait()
             queue.put_nowait(event)
 
-    async def watch(self) -> AsyncIterator[Event]:
+    async def watch(self) -> AsyncGenerator[Event, None]:
         """Every event from now on, until the caller stops."""
         queue: asyncio.Queue[Event] = asyncio.Queue(KEPT_PER_WATCHER)
         self._watchers.add(queue)
