@@ -39,7 +39,7 @@ class Verified:
 
 def _open(path: Path, mode: str) -> BinaryIO:
     # Unbuffered: a full disk shows at the write that fills it, not at a later close.
-    return cast("BinaryIO", open(path, mode, buffering=0, opener=_private))  # noqa: PTH123  # Path.open has no opener
+    return cast("BinaryIO", open(path, mode, buffering=0, opener=_private))  # Path.open has no opener
 
 
 def _private(path: str, flags: int) -> int:

@@ -12,8 +12,8 @@ from pydantic import (
     BeforeValidator,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
-    PlainSerializer,
     WithJsonSchema,
+    WrapSerializer,
 )
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
@@ -209,5 +209,5 @@ Word = Annotated[str, BeforeValidator(_word), WithJsonSchema({"type": ["string",
 
 Url = Annotated[str, AfterValidator(check_url)]
 
-Locked = Annotated[Mapping[K, V], AfterValidator(_locked), PlainSerializer(dict, return_type=dict[Any, Any])]
+Locked = Annotated[Mapping[K, V], AfterValidator(_locked), WrapSerializer(lambda value, inner: inner(dict(value)))]
 """A mapping that can't be changed."""
