@@ -3,7 +3,6 @@
 Run by the checkout's `.venv`: `python -m scripts.setup.starter PORT`.
 """
 
-import re
 import sys
 
 from aigw_daemon.home import Home
@@ -26,11 +25,13 @@ def profile_for(port: int) -> str:
 
 
 def with_port(profile: str, port: int) -> str:
-    """The text of a profile with the gateway on another port."""
-    changed, times = re.subn(rf"\bport: {DEFAULT_PORT}\b", f"port: {port}", profile)
-    if times != 1:
-        raise SetupError(f"cannot make a profile for port {port}: {SHIPPED} says `port: {DEFAULT_PORT}` {times} times")
-    return changed
+    """The text of a profile with the gateway on `port`. Raises SetupError when it has a gateway section already."""
+    lines = profile.splitlines()
+    if any(line.startswith("gateway:") for line in lines):
+        raise SetupError(f"cannot make a profile for port {port}: {SHIPPED} has a `gateway` section of its own")
+    # The editors' schema is named by a path that holds beside the shipped profiles only.
+    kept = [line for line in lines if not line.startswith("# yaml-language-server:")]
+    return "\n".join([*kept, "", f"gateway: {{port: {port}}}", ""])
 
 
 def main() -> int:

@@ -28,8 +28,10 @@ NO_NETWORK = (
     "Connection refused",
     "ConnectTimeoutError",
     "Cannot connect to proxy",
+    "(from versions: none)",
 )
-"""What pip and npm say of a network that isn't there. (That pip then finds no version is only what follows from it.)"""
+"""What pip and npm say of an index that can't be reached. (The last: what is asked for has been published, so an index
+that has no version of it at all wasn't asked.)"""
 
 
 class SetupError(Exception):
