@@ -1,17 +1,6 @@
-"""Names for the shell's completion, asked from the daemon, or none at all when it can't say them at once.
+"""Names for the shell's completion, asked from the daemon, or none at all when it can't say them at once."""
 
-This talks HTTP through the standard library, not through the typed client: a shell waits for it at every Tab, and
-importing the client takes longer than asking.
-"""
-
-import http.client
-import json
-import os
-import socket
 from typing import Any
-
-_PATIENCE = 0.5
-"""Seconds; a daemon that takes longer gets no completion."""
 
 _LOGS_OF_OURS = ("gateway", "daemon")
 
@@ -52,24 +41,7 @@ def _beginning(names: list[str], incomplete: str) -> list[str]:
 
 
 def _ask(path: str) -> Any:
-    from aigw_daemon.home import Home  # noqa: PLC0415  # its hashing isn't needed before somebody presses Tab
+    # At every Tab the shell waits; at every other command nobody needs this.
+    from aigw_cli.quick_client import ask  # noqa: PLC0415
 
-    connection = _UnixConnection(str(Home.from_environment(os.environ).control_socket))
-    try:
-        connection.request("GET", path)
-        return json.loads(connection.getresponse().read())
-    except (OSError, http.client.HTTPException, ValueError):
-        return None
-    finally:
-        connection.close()
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=_PATIENCE)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
+    return ask(path)

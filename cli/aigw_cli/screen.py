@@ -85,11 +85,14 @@ class Screen:
             yield
 
     def _print(self, line: RenderableType) -> None:
-        if self.interactive:
+        if not self.interactive:
+            self._write(line.plain.rstrip() if isinstance(line, Text) else str(line))
+        elif isinstance(line, Text):
+            # print() joins texts into a new one, which forgets how they are to be cut.
+            self.console.print(line, no_wrap=line.no_wrap, overflow=line.overflow)
+        else:
             # A bare string is there to be copied: the terminal may wrap it, but no line break gets into it.
-            self.console.print(line, soft_wrap=isinstance(line, str))
-            return
-        self._write(line.plain.rstrip() if isinstance(line, Text) else str(line))
+            self.console.print(line, soft_wrap=True)
 
     def _write(self, line: str) -> None:
         self._out.write(line + "\n")

@@ -91,14 +91,14 @@ def _line(columns: Sequence[Column], widths: Sequence[int], row: Row) -> Text:
 
 
 def packed(parts: Iterable[str], width: int, *, indent: str, separator: str = " · ", style: str = "dim") -> list[Text]:
-    """Short facts on as few lines as the width allows; a fact is never split unless it alone is too long."""
+    """Short facts on as few lines as the width allows; only a fact that is too long for a line is split, at blanks."""
     lines: list[str] = []
     for part in parts:
         if lines and len(lines[-1]) + len(separator) + len(part) <= width:
             lines[-1] += separator + part
         else:
             lines.append(indent + part)
-    return [Text(line, style=style, overflow="fold") for line in lines]
+    return [piece for line in lines for piece in hanging(line.strip(), width, indent=indent, style=style)]
 
 
 def hanging(text: str, width: int, *, indent: str, style: str = "") -> list[Text]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.text import Text
 
-from aigw_cli.render.look import GAP, Look
+from aigw_cli.render.look import GAP, Look, hanging
 from aigw_cli.render.text import clean, milliseconds
 
 _WIDE = 100
@@ -29,10 +29,20 @@ def heading(look: Look) -> Text:
     return _line(cells, look, style="dim")
 
 
-def record_line(record: dict[str, Any], look: Look) -> Text:
-    """One finished request. Tokens are prompt and completion; attempts are told when one did not do."""
+def record_lines(record: dict[str, Any], look: Look) -> list[Text]:
+    """One finished request. Tokens are prompt and completion; attempts are told when one did not do.
+
+    Its error stands in the last column of plain text, and on a screen below the line, where it has room.
+    """
+    error = str(record.get("error") or "")
+    line = _line(_cells(record) | {"ERROR": Text(clean(error))}, look)
+    below = hanging(error, look.width, indent=" " * 10, style="red") if error and not look.plain else []
+    return [line, *below]
+
+
+def _cells(record: dict[str, Any]) -> dict[str, Text]:
     status = int(record.get("status") or 0)
-    cells = {
+    return {
         "TIME": Text(datetime.fromtimestamp(record.get("at") or 0).astimezone().strftime("%H:%M:%S"), style="dim"),
         "STATUS": Text(str(status), style=_status_style(status)),
         "MODEL": Text(clean(str(record.get("model") or "-"))),
@@ -40,9 +50,7 @@ def record_line(record: dict[str, Any], look: Look) -> Text:
         "FIRST": Text(milliseconds(record.get("ttft_ms")) or "-"),
         "TOTAL": Text(milliseconds(record.get("duration_ms")) or "-"),
         "TOKENS": Text(_tokens(record)),
-        "ERROR": Text(clean(str(record.get("error") or "")), style="red"),
     }
-    return _line(cells, look)
 
 
 def _backend(record: dict[str, Any]) -> str:
@@ -73,6 +81,7 @@ def _line(cells: dict[str, Text], look: Look, style: str = "") -> Text:
         blank = " " * max(0, width - cell.cell_len)
         line.append(blank if title in _RIGHT else "").append_text(cell)
         line.append("" if title in _RIGHT else blank).append(GAP)
-    line.append_text(cells["ERROR"])
+    if look.plain:
+        line.append_text(cells["ERROR"])
     line.rstrip()
     return line

@@ -100,7 +100,7 @@ def api_url(status: Status) -> str:
 
 def curl_lines(url: str, model: str) -> list[str]:
     """A request to paste into a shell; bare strings, so that no line break gets into them."""
-    body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hello!"}]})
+    body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hi"}]})
     return [
         f"curl {shlex.quote(clean(url) + '/chat/completions')} \\",
         "  -H 'Content-Type: application/json' \\",
