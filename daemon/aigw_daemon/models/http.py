@@ -28,20 +28,32 @@ async def fetch(url: str, part: Part, disk: Disk, report: Report) -> None:
 
     Raises PullError; what has arrived by then is kept for the next try, unless the disk is full.
     """
+    try:
+        if not await _fetch(url, part, disk, report):
+            # What was kept doesn't fit what is there now (HTTP 416): start anew, without asking for a range.
+            part.discard()
+            await _fetch(url, part, disk, report)
+    except httpx.TransportError as error:
+        raise _network(url, part, error) from error
+    except PullError:
+        if not part.path.exists():
+            _forget(part)
+        raise
+    _forget(part)
+
+
+async def _fetch(url: str, part: Part, disk: Disk, report: Report) -> bool:
+    """One try. False when the server refuses to go on from where the part ends."""
     offset = await _kept(url, part)
     headers = {"Accept-Encoding": "identity", "User-Agent": "aigw"}
     if offset:
         headers |= {"Range": f"bytes={offset}-", "If-Range": _validator(part)["validator"]}
-    try:
-        async with _opened(url, headers) as response:
-            if response.status_code == _RANGE_REFUSED and offset:
-                part.discard()
-                raise PullError("network", f"{_shown(url)} has changed since the last try: pull again")
-            _accept(url, response)
-            await _receive(url, response, part, disk, report)
-    except httpx.TransportError as error:
-        raise _network(url, part, error) from error
-    _forget(part)
+    async with _opened(url, headers) as response:
+        if response.status_code == _RANGE_REFUSED and offset:
+            return False
+        _accept(url, response)
+        await _receive(url, response, part, disk, report)
+    return True
 
 
 async def _kept(url: str, part: Part) -> int:

@@ -7,7 +7,7 @@ with the last of those who wait for it.
 import asyncio
 import logging
 import shutil
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -79,7 +79,7 @@ class Puller:
         """Process ids of running children: whoever reaps orphans must leave these to asyncio."""
         return frozenset(self._wheels.running)
 
-    async def pull(self, request: PullRequest) -> AsyncIterator[PullProgress]:
+    async def pull(self, request: PullRequest) -> AsyncGenerator[PullProgress, None]:
         """Pull one model's file; the last progress has the phase ``done``.
 
         A file that is there already, and right, is ``done`` at once. Raises PullError. When the last caller stops

@@ -82,19 +82,15 @@ class Plan:
 
 def plan(request: PullRequest) -> Plan:
     """Check a request (rule S9). Raises PullError for one that breaks a rule."""
+    if not _NAME.fullmatch(request.model):
+        raise PullError("invalid", f"cannot pull {request.model!r}: a model's name {MODEL_NAME_RULE}")
     try:
         source = parse_source(request.source)
         path = model_path(request.model, request.file, request.source)
     except SourceError as error:
         raise PullError("invalid", f"cannot pull {request.model!r} from {request.source!r}: it {error}") from error
-    _check_name(request.model)
     _check_digest(request, source)
     return Plan(request, source, str(path))
-
-
-def _check_name(name: str) -> None:
-    if not _NAME.fullmatch(name):
-        raise PullError("invalid", f"cannot pull {name!r}: a model's name {MODEL_NAME_RULE}")
 
 
 def _check_digest(request: PullRequest, source: Source) -> None:
