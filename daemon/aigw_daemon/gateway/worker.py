@@ -86,16 +86,15 @@ class Worker:
         # Closed here too, or the worker's copies would keep the port after the daemon's are gone.
         for listener in self._sockets:
             listener.close()
+        server = self._gateway.server
         async with asyncio.TaskGroup() as tasks:
-            drain = tasks.create_task(self._gateway.server.drain(grace), name="drain")
-            hurry = tasks.create_task(self._hurry(drain), name="hurry")
-            await asyncio.wait([drain])
+            drain = tasks.create_task(server.drain(grace), name="drain")
+            hurry = tasks.create_task(self._at_once.wait(), name="hurry")
+            await asyncio.wait([drain, hurry], return_when=asyncio.FIRST_COMPLETED)
+            if not drain.done():
+                drain.cancel()
+                await server.close()
             hurry.cancel()
-
-    async def _hurry(self, drain: asyncio.Task[None]) -> None:
-        await self._at_once.wait()
-        drain.cancel()
-        await self._gateway.server.close()
 
     def _hear_signals(self) -> None:
         loop = asyncio.get_running_loop()

@@ -297,8 +297,14 @@ class Connection(HttpToolsProtocol):
             exchange.task = self._server.run(exchange)
 
     def _rest(self) -> None:
-        self.phase = Phase.BODY if self._reading is not None else Phase.IDLE
-        patience = self._server.limits.body_timeout if self._reading is not None else KEEP_ALIVE_SECONDS
+        """Nothing is being answered: wait for what has begun to arrive, or for whatever comes."""
+        limits = self._server.limits
+        if self._reading is not None:
+            self.phase, patience = Phase.BODY, limits.body_timeout
+        elif self._unused:
+            self.phase, patience = Phase.HEAD, limits.header_timeout
+        else:
+            self.phase, patience = Phase.IDLE, KEEP_ALIVE_SECONDS
         self.deadline = self.loop.time() + patience
 
     def _last_request(self) -> None:

@@ -27,6 +27,8 @@ WATCH_SECONDS = 0.25
 """How exact deadlines are."""
 DRAIN_LINGER_SECONDS = 1.0
 """How long a drain waits for a request on a connection that has none: it may be on its way."""
+LAST_FLUSH_SECONDS = 1.0
+"""How long a client gets to take the last bytes of an interrupted answer."""
 BACKLOG = 2048
 
 log = logging.getLogger(__name__)
@@ -112,6 +114,7 @@ class Server:
             connection.interrupt(Interruption.SHUTDOWN)
         if self._tasks:
             await asyncio.wait(self._tasks)
+        await self._wait_for_none(LAST_FLUSH_SECONDS)
         for connection in self._open():
             connection.abort()
 
