@@ -1,0 +1,158 @@
+"""A whole aigw for a test: a home and ports of its own, driven through its command line, gone afterwards."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+from openai import OpenAI
+
+from tests.support.engines import llama_server, smollm2
+from tests.support.wait import eventually_now
+
+MODEL = "smollm2:135m"
+
+
+def free_port() -> int:
+    """A port that nobody listened on a moment ago, on either loopback."""
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        return int(holder.getsockname()[1])
+
+
+def profile_text(port: int, *, runner: str = "embedded", extra: str = "") -> str:
+    """One llama.cpp backend with the small model, limits raised for tests that kill on purpose."""
+    binary = f"\n            binary: {llama_server()}" if runner == "binary" else ""
+    text = f"""
+        version: 1
+        description: one small model, for a test
+        gateway: {{port: {port}}}
+        restart: {{crash_exits: 1000, failed_starts: 1000}}
+        backends:
+          llamacpp:
+            engine: llamacpp
+            runner: {runner}{binary}
+            model: {smollm2()}
+            served_name: "{MODEL}"
+            context: 2048
+        routes:
+          chat: {{alias: "{MODEL}"}}
+    """
+    return textwrap.dedent(text) + textwrap.dedent(extra)
+
+
+class Aigw:
+    """One home; the daemon in it is started and stopped by the commands that a test runs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        runtime = folder / "run"
+        runtime.mkdir(parents=True)
+        self.env = {**os.environ, "AIGW_HOME": str(folder / "home"), "XDG_RUNTIME_DIR": str(runtime), "NO_COLOR": "1"}
+
+    @property
+    def url(self) -> str:
+        """The gateway's base address."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def write_profile(self, text: str | None = None, name: str = "test", **options: str) -> Path:
+        """A profile file for `--profile`."""
+        path = self.folder / f"{name}.yaml"
+        path.write_text(text or profile_text(self.port, **options))
+        return path
+
+    def run(self, *arguments: str, code: int | None = 0, seconds: float = 90) -> subprocess.CompletedProcess[str]:
+        """Run the command line; ``code`` is the exit code it must have (None: any)."""
+        done = subprocess.run(
+            [sys.executable, "-m", "aigw_cli.main", *arguments],
+            env=self.env,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
+        if code is not None and done.returncode != code:
+            raise AssertionError(
+                f"aigw {' '.join(arguments)} ended with {done.returncode}, not {code}\n{done.stdout}\n{done.stderr}\n"
+                f"--- the daemon's log\n{self.log('aigwd')}"
+            )
+        return done
+
+    def up(self, *arguments: str, **options: str) -> None:
+        """Bring the test profile up, and wait until it is ready."""
+        self.run("up", "--profile", str(self.write_profile(**options)), *arguments)
+
+    def status(self) -> dict[str, Any]:
+        """What `aigw status --json` says."""
+        found: dict[str, Any] = json.loads(self.run("status", "--json").stdout)
+        return found
+
+    def backend(self, name: str = "llamacpp") -> dict[str, Any]:
+        """One backend of the status."""
+        return next(backend for backend in self.status()["backends"] if backend["name"] == name)
+
+    def log(self, name: str) -> str:
+        """One of the home's logs, its end."""
+        path = self.folder / "home/logs" / f"{name}.log"
+        return path.read_text(errors="replace")[-6000:] if path.exists() else ""
+
+    def processes(self, backend: str | None = None) -> list[psutil.Process]:
+        """Every living process of this home, by the cookie in its environment; of one backend, or all."""
+        instance = self.folder / "home/state/instance"
+        cookie = instance.read_text().strip() if instance.exists() else None
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.status() == psutil.STATUS_ZOMBIE or cookie is None:
+                    continue
+                env = process.environ()
+                if env.get("AIGW_INSTANCE") == cookie and backend in {None, env.get("AIGW_BACKEND")}:
+                    found.append(process)
+        return found
+
+    def kill_daemon(self, number: signal.Signals = signal.SIGKILL) -> int:
+        """Signal the daemon by its own PID and wait until it is gone."""
+        pid = int(self.status()["daemon"]["pid"])
+        os.kill(pid, number)
+        eventually_now(lambda: not _alive(pid), what=f"the end of daemon {pid}")
+        return pid
+
+    def openai(self, **options: Any) -> OpenAI:
+        """The real client, without retries of its own: a test sees what aigw answers."""
+        return OpenAI(base_url=f"{self.url}/v1", api_key="not-needed", **{"max_retries": 0, "timeout": 60, **options})
+
+    def ask(self, prompt: str = "Say hi.", **options: Any) -> str:
+        """One short chat answer."""
+        with self.openai() as client:
+            answer = client.chat.completions.create(
+                model=MODEL, messages=[{"role": "user", "content": prompt}], max_tokens=8, **options
+            )
+        return str(answer.choices[0].message.content)
+
+    def health(self) -> httpx.Response:
+        """`GET /health`."""
+        return httpx.get(f"{self.url}/health", timeout=10)
+
+    def end(self) -> None:
+        """Stop everything, and fail when something of this home is left."""
+        self.run("down", code=None)
+        left = self.processes()
+        for process in left:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        assert not left, f"left behind: {[(process.pid, process.name()) for process in left]}"
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
