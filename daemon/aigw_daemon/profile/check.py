@@ -43,6 +43,8 @@ class Declared:
 
     backends: AbstractSet[str]
     routes: AbstractSet[str]
+    served: AbstractSet[str]
+    """Models that backends say they serve."""
 
 
 def check(profile: Profile, declared: Declared) -> list[Finding]:
@@ -166,7 +168,8 @@ def _target(profile: Profile, declared: Declared, path: Path, name: str, known: 
 
 def _leads_somewhere(profile: Profile, declared: Declared, name: str) -> bool:
     backend, slash, model = name.partition("/")
-    return direct(profile, name) is not None or bool(slash and model and backend in declared.backends)
+    qualified = bool(slash and model) and backend in declared.backends
+    return qualified or name in declared.served or direct(profile, name) is not None
 
 
 def _served(backends: Mapping[str, BackendSection]) -> Iterable[str]:

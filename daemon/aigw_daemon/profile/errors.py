@@ -34,7 +34,8 @@ class ProfileProblem:
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
         parts = [place, *([self.where] if self.where else []), self._sentence()]
-        return ": ".join(parts)
+        # Names in the file are the operator's, or a stranger's: none reaches a terminal raw (rule S12).
+        return "".join(_printable(character) for character in ": ".join(parts))
 
     def _sentence(self) -> str:
         got = "" if self.value is None else f", not {self.value}"

@@ -1,5 +1,6 @@
 """From a file to a profile, or to everything that is wrong with it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def parse(text: str | bytes, file: str) -> Profile:
     problems.extend(from_validation(document, error) for error in _first(document, errors))
     checkable = profile or _salvage(document, errors)
     if checkable is not None:
-        findings = check(checkable, Declared(_names(document, "backends"), _names(document, "routes")))
+        findings = check(checkable, _declared(document.data))
         problems.extend(from_finding(document, finding) for finding in findings[:MAX_PROBLEMS])
     if problems or profile is None:
         raise ProfileError(problems)
@@ -87,9 +88,20 @@ def _salvage(document: Document, errors: list[ErrorDetails]) -> Profile | None:
         return None
 
 
-def _names(document: Document, section: str) -> frozenset[str]:
-    names = document.data.get(section)
-    return frozenset(names) if isinstance(names, dict) else frozenset()
+def _declared(data: dict[str, Any]) -> Declared:
+    backends, routes = (_mapping(data.get(section)) for section in ("backends", "routes"))
+    served = {name for backend in backends.values() for name in _served(_mapping(backend))}
+    return Declared(frozenset(backends), frozenset(routes), frozenset(served))
+
+
+def _served(backend: Mapping[str, Any]) -> list[str]:
+    models = backend.get("models")
+    names = [backend.get("served_name") or backend.get("model"), *(models if isinstance(models, tuple) else ())]
+    return [name for name in names if isinstance(name, str)]
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _unreadable(path: Path, rule: str) -> ProfileProblem:

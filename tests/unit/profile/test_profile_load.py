@@ -144,7 +144,8 @@ routes:
 
 
 def test_a_broken_backend_is_no_dangling_name_as_well() -> None:
-    text = "version: 1\nbackends:\n  a: {engine: ollama, port: x}\nroutes:\n  r: {targets: [a, {backend: a}]}"
+    text = "version: 1\nbackends:\n  a: {engine: vllm, model: m, served_name: s, port: x}\nroutes:\n"
+    text += "  r: {targets: [a, {backend: a}]}\n  q: {alias: s}"
     assert len(problems_of(text)) == 1
 
 

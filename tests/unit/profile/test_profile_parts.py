@@ -209,3 +209,8 @@ def test_the_profile_is_read_without_fastapi() -> None:
         [sys.executable, "-c", code], env=dict(os.environ), capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_the_example_of_the_documentation_is_a_profile() -> None:
+    example = (REPOSITORY / "docs/profile.md").read_text().split("```yaml\n")[1].split("```")[0]
+    assert chain(parse(example, "p"), "chat") == (Target(backend="llamacpp", model="llama-3.1-8b"),)
