@@ -8,6 +8,7 @@ anew; one that somebody else made is brought up to date, not thrown away.
 import hashlib
 import shutil
 import sys
+import tomllib
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -43,8 +44,10 @@ class Kind(StrEnum):
 
     @property
     def stamp_text(self) -> str:
-        """Changes with the lock, with the package's own description, and with the place of the checkout."""
-        digest = hashlib.sha256(self.lock.read_bytes() + (CHECKOUT / "pyproject.toml").read_bytes()).hexdigest()
+        """Changes with the lock, with what pyproject.toml says of the package, and with the place of the checkout."""
+        project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
+        installed = [project["build-system"], project["project"], project["tool"]["hatch"]]
+        digest = hashlib.sha256(self.lock.read_bytes() + repr(installed).encode()).hexdigest()
         return f"{self} {digest} {CHECKOUT}\n"
 
 

@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.support.checkout_copy import CheckoutCopy, copy_checkout
 from tests.support.engines import CHECKOUT
@@ -103,3 +104,10 @@ def test_every_script_can_be_run_and_parses(script: str) -> None:
 
     assert path.stat().st_mode & 0o111
     subprocess.run(["sh", "-n", str(path)], check=True, timeout=10)
+
+
+def test_pre_commit_fetches_nothing() -> None:
+    config = yaml.safe_load((CHECKOUT / ".pre-commit-config.yaml").read_text())
+
+    assert {repository["repo"] for repository in config["repos"]} == {"local"}
+    assert {hook["language"] for repository in config["repos"] for hook in repository["hooks"]} == {"system"}
