@@ -105,8 +105,8 @@ class FakeEngine:
                 request = EngineRequest(head, await reader.readexactly(length))
                 self.requests.append(request)
                 await self._behave(request, reader, writer)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            pass  # cancelled only by `end`, and a server's callback that ends so is reported as an error
         finally:
             if request is not None:
                 request.gone.set()

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
@@ -73,6 +73,7 @@ class GatewayProcess:
         self.messages: list[Up] = []
         self.connection: WorkerConnection | None = None
         self._last: Snapshot | None = None
+        self._revision = 0
 
     @property
     def port(self) -> int:
@@ -101,6 +102,16 @@ class GatewayProcess:
         if self.connection is not None:
             self.connection.send(message)
 
+    async def apply(self, wanted: Snapshot) -> None:
+        """Push a snapshot and return when it counts: ``/health`` then shows its profile."""
+        self._revision += 1
+        name = f"test-{self._revision}"
+        self.push(msgspec.structs.replace(wanted, profile=name, revision=self._revision))
+        request = b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+        async with asyncio.timeout(10):
+            while msgspec.json.decode((await ask(self.port, request))[2])["profile"] != name:
+                pass  # every question is an exchange with another process, so this doesn't spin
+
     def said(self, kind: type[M]) -> list[M]:
         """All messages of a kind so far."""
         return [message for message in self.messages if isinstance(message, kind)]
@@ -110,10 +121,15 @@ class GatewayProcess:
         """All records so far."""
         return [record for batch in self.said(Records) for record in batch.records]
 
-    async def record(self, number: int = 1) -> RequestRecord:
-        """The ``number``-th record, as soon as it is there."""
-        await eventually(lambda: len(self.records) >= number, what=f"record {number}")
-        return self.records[number - 1]
+    async def record_of(self, headers: dict[bytes, bytes]) -> RequestRecord:
+        """The record of the answer with these headers, as soon as it is there."""
+        wanted = headers[b"x-aigw-request-id"].decode()
+        return await self.record_where(lambda record: record.id == wanted)
+
+    async def record_where(self, fits: Callable[[RequestRecord], bool]) -> RequestRecord:
+        """The first record that fits, as soon as it is there."""
+        await eventually(lambda: any(map(fits, self.records)), what="the record")
+        return next(filter(fits, self.records))
 
     async def ended(self, seconds: float = 20.0) -> int:
         """The exit code, once it has ended."""
@@ -128,28 +144,19 @@ async def gateway_process(first: Snapshot | None = None) -> AsyncIterator[Gatewa
     try:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             gateway = GatewayProcess(_spawn(folder / "link.sock", listener), listener)
-            if first is not None:
-                gateway.push(first)
             link = LinkServer(folder / "link.sock", COOKIE, gateway.accept)
             async with asyncio.TaskGroup() as tasks:
                 serving = tasks.create_task(link.run())
                 try:
                     await eventually(lambda: gateway.connection is not None, seconds=20.0, what="the hello")
-                    await _applied(gateway, first)
+                    if first is not None:
+                        await gateway.apply(first)
                     yield gateway
                 finally:
                     _end(gateway.process)
                     serving.cancel()
     finally:
         shutil.rmtree(folder)
-
-
-async def _applied(gateway: GatewayProcess, first: Snapshot | None) -> None:
-    """The link is asynchronous: the snapshot counts once ``/health`` shows its profile."""
-    while first is not None:
-        _, _, body = await ask(gateway.port, b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
-        if msgspec.json.decode(body)["profile"] == first.profile:
-            return
 
 
 def _spawn(link: Path, listener: socket.socket) -> subprocess.Popen[bytes]:
@@ -203,3 +210,19 @@ def post(body: bytes, path: str = "/v1/chat/completions", *lines: str, close: bo
     fixed = [f"POST {path} HTTP/1.1", "host: localhost", "content-type: application/json"]
     framing = [f"content-length: {len(body)}", "connection: close" if close else "connection: keep-alive"]
     return "\r\n".join([*fixed, *framing, *lines, "", ""]).encode() + body
+
+
+def unchunked(body: bytes) -> bytes:
+    """The bytes of a complete chunked body."""
+    whole = bytearray()
+    while True:
+        size, _, body = body.partition(b"\r\n")
+        if int(size, 16) == 0:
+            return bytes(whole)
+        whole += body[: int(size, 16)]
+        body = body[int(size, 16) + 2 :]
+
+
+def data_of(events: bytes) -> list[bytes]:
+    """The data lines of a stream of events."""
+    return [line.removeprefix(b"data: ") for line in events.splitlines() if line.startswith(b"data: ")]

@@ -22,12 +22,12 @@ class Answer(msgspec.Struct):
 
     choices: list[Choice] | None = None
     usage: Usage | None = None
-    error: msgspec.Raw | None = None
+    error: msgspec.Raw = msgspec.Raw()
 
     @property
     def is_error(self) -> bool:
         """Whether it is an error in the clothes of an answer (rule B2)."""
-        return self.error is not None and bytes(self.error) != b"null"
+        return bytes(self.error) not in {b"", b"null"}
 
     @property
     def finish_reason(self) -> str | None:
