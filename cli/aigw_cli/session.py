@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from aigw_daemon.control.client import ControlClient, ControlError, DaemonNotRunning
+from aigw_daemon.control.client import ControlClient
 from aigw_daemon.home import Home
 
 
@@ -12,14 +12,3 @@ def daemon() -> Iterator[ControlClient]:
     """A client of the running daemon. Its methods raise ControlError."""
     with ControlClient(Home.from_environment()) as client:
         yield client
-
-
-def is_gone(client: ControlClient) -> bool:
-    """Whether nobody listens on the control socket any more."""
-    try:
-        client.status()
-    except DaemonNotRunning:
-        return True
-    except ControlError:
-        return False
-    return False

@@ -11,7 +11,7 @@ import socketserver
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from typing import Any, cast
@@ -70,7 +70,7 @@ class _Answer:
 
 
 class FakeDaemon:
-    """Answers each ``METHOD /path`` with what was scripted for it, in turn; the last answer is given again and again."""
+    """Answers each ``METHOD /path`` with what was scripted for it, in turn; the last one is given again and again."""
 
     def __init__(self, home: Home) -> None:
         self.asked: list[Asked] = []
@@ -150,7 +150,8 @@ class _Handler(BaseHTTPRequestHandler):
             elif isinstance(line, ControlC):
                 os.kill(os.getpid(), signal.SIGINT)
                 # Until the client leaves; a stream that ends would be an answer.
-                self.rfile.read(1)
+                with suppress(OSError):
+                    self.rfile.read(1)
                 return
             else:
                 self._send(line)

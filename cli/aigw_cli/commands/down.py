@@ -41,15 +41,16 @@ def down(as_json: AsJson = False) -> ExitCode:
 
 def _stop(client: "ControlClient", screen: "Screen") -> None:
     """Show the way down until the stream ends, which a daemon that is gone ends as well; then make sure it is gone."""
-    from aigw_cli.session import is_gone
     from aigw_cli.waiting import show_changes
     from aigw_daemon.control.client import ConnectionLost
+    from aigw_daemon.control.launch import is_listening
+    from aigw_daemon.home import Home
 
     # Whether a lost connection was its end, or a fault, is what is asked next.
     with suppress(ConnectionLost):
         show_changes(client.down(), screen)
-    deadline = time.monotonic() + GONE_TIMEOUT
-    while not is_gone(client):
+    home, deadline = Home.from_environment(), time.monotonic() + GONE_TIMEOUT
+    while is_listening(home):
         if time.monotonic() > deadline:
             raise CommandError(
                 f"aigwd stopped its backends but was still there {GONE_TIMEOUT:g} s later",

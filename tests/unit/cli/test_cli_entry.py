@@ -1,0 +1,192 @@
+"""The entry: help that answers at once, exit codes, usage errors, completion, and the real program on a terminal."""
+
+import json
+import os
+import pty
+import re
+import select
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aigw_cli import completion, main
+from aigw_cli.app import app
+from aigw_cli.failure import ExitCode
+from aigw_daemon.control.schema import Problem, ProfileInfo
+from aigw_daemon.home import Home
+from tests.support.fake_daemon import FakeDaemon
+from tests.support.statuses import starter, workstation
+from tests.unit.cli.conftest import Aigw
+
+DOCS = Path(__file__).resolve().parents[3] / "docs" / "cli.md"
+
+
+def commands() -> set[str]:
+    """Every command as it is typed."""
+    found = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    for group in app.registered_groups:
+        assert group.typer_instance is not None
+        for command in group.typer_instance.registered_commands:
+            assert command.callback is not None
+            found.add(f"{group.name} {command.name or command.callback.__name__}")
+    return found
+
+
+def test_the_page_of_commands_lists_exactly_the_commands_that_there_are() -> None:
+    documented = re.findall(r"^### `aigw ([a-z-]+(?: [a-z]+)?)", DOCS.read_text(), re.MULTILINE)
+    assert sorted(documented) == sorted(commands())
+
+
+def test_the_page_lists_every_exit_code() -> None:
+    documented = {int(code) for code in re.findall(r"^\| (\d+) \|", DOCS.read_text(), re.MULTILINE)}
+    assert documented == {int(code) for code in ExitCode}
+
+
+@pytest.mark.parametrize("command", sorted(commands()))
+def test_every_command_speaks_json_and_has_help(aigw: Aigw, command: str) -> None:
+    ran = aigw(*command.split(), "--help")
+    assert ran.code == 0
+    assert "--json" in ran.out
+
+
+def test_help_imports_nothing_that_it_can_do_without() -> None:
+    heavy = ("pydantic", "httpx", "fastapi", "yaml", "rich")
+    program = f"import sys, aigw_cli.app; print([module for module in {heavy} if module in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_no_arguments_show_the_help(aigw: Aigw) -> None:
+    ran = aigw()
+    assert ran.code == 0
+    assert ran.out == aigw("--help").out
+    assert "Usage: aigw [OPTIONS] COMMAND" in ran.out
+
+
+def test_the_version_is_told(aigw: Aigw) -> None:
+    ran = aigw("--version")
+    assert ran.code == 0
+    assert re.fullmatch(r"aigw \d+\.\d+\.\d+\n", ran.out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["dwon"], "aigw: No such command 'dwon'. Did you mean 'down'?\n  'aigw --help' shows how\n"),
+        (["logs"], "aigw: Missing argument 'BACKEND'.\n  'aigw logs --help' shows how\n"),
+        (["profile"], "aigw: Missing command.\n  'aigw profile --help' shows how\n"),
+    ],
+)
+def test_wrong_usage_is_exit_code_2_with_the_way_to_the_help(aigw: Aigw, arguments: list[str], said: str) -> None:
+    ran = aigw(*arguments)
+    assert (ran.code, ran.out, ran.err) == (2, "", said)
+
+
+@pytest.mark.parametrize(
+    ("code", "exit_code"),
+    [
+        ("unknown_backend", 4),
+        ("unknown_model", 4),
+        ("unknown_profile", 4),
+        ("invalid_profile", 5),
+        ("port_taken", 1),
+        ("of a newer daemon", 1),
+    ],
+)
+def test_a_refusal_has_the_exit_code_of_its_kind(aigw: Aigw, daemon: FakeDaemon, code: str, exit_code: int) -> None:
+    daemon.refuses("POST /v1/up", Problem(code=code, message="no\x1b[2J", hint="do this"))
+    plain, as_json = aigw("up"), aigw("up", "--json")
+    assert (plain.code, plain.err) == (exit_code, "aigw: no\\x1b[2J\n  do this\n")
+    assert as_json.code == exit_code
+    assert json.loads(as_json.out)["error"]["code"] == code
+
+
+def test_a_fault_of_aigw_itself_keeps_its_traceback(aigw: Aigw, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(main, "app", broken)
+    with pytest.raises(ZeroDivisionError):
+        aigw("status")
+
+
+def test_completion_asks_the_daemon(daemon: FakeDaemon) -> None:
+    daemon.answers("GET /v1/status", workstation())
+    daemon.answers("GET /v1/profiles", [ProfileInfo(name="starter", path="/p"), ProfileInfo(name="gpu", path="/g")])
+    assert completion.backends("") == ["ollama", "coder", "dolphin"]
+    assert completion.backends("co") == ["coder"]
+    assert completion.logs("d") == ["dolphin", "daemon"]
+    assert completion.profiles("st") == ["starter"]
+    assert completion.models("llama") == ["llama3.1:latest"]
+
+
+@pytest.mark.usefixtures("home")
+def test_completion_without_a_daemon_is_silently_empty() -> None:
+    assert completion.backends("") == completion.profiles("") == completion.models("") == []
+
+
+def test_completion_of_nonsense_is_silently_empty(daemon: FakeDaemon) -> None:
+    daemon.answers("GET /v1/status", ["not", "a", "status"])
+    daemon.streams("GET /v1/profiles", ["<html>"])
+    assert completion.backends("") == completion.profiles("") == []
+
+
+def test_a_shell_gets_the_names(daemon: FakeDaemon, home: Home) -> None:
+    daemon.answers("GET /v1/status", workstation())
+    env = os.environ | {"_AIGW_COMPLETE": "complete_bash", "COMP_WORDS": "aigw start co", "COMP_CWORD": "2"}
+    done = subprocess.run([sys.executable, "-m", "aigw_cli.main"], env=env, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["coder"]
+
+
+def on_a_terminal(*arguments: str, width: int, **env: str) -> str:
+    """What the real program writes to a terminal of this width."""
+    controller, terminal = pty.openpty()
+    os.set_blocking(controller, False)
+    environment = os.environ | {"COLUMNS": str(width), "TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8"} | env
+    command = [sys.executable, "-m", "aigw_cli.main", *arguments]
+    with subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, env=environment) as process:
+        os.close(terminal)
+        written = b""
+        while True:
+            select.select([controller], [], [], 20)
+            try:
+                written += os.read(controller, 65536)
+            except OSError:  # the other end is closed: the program has ended
+                break
+        process.wait(20)
+    os.close(controller)
+    return written.decode().replace("\r\n", "\n")
+
+
+def test_a_terminal_gets_colours_and_glyphs_within_its_width(daemon: FakeDaemon) -> None:
+    daemon.answers("GET /v1/status", workstation())
+    screen = on_a_terminal("status", width=60)
+    assert "\x1b[32m● ready\x1b[0m" in screen
+    assert "\x1b[31m✗ failed\x1b[0m" in screen
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", screen).splitlines()
+    assert max(len(line) for line in lines) <= 60
+
+
+def test_no_color_is_honoured(daemon: FakeDaemon) -> None:
+    daemon.answers("GET /v1/status", workstation())
+    screen = on_a_terminal("status", width=80, NO_COLOR="1")
+    assert "● ready" in screen
+    assert not re.search(r"\x1b\[[0-9;]*3[0-9]m", screen)
+
+
+def test_a_dumb_terminal_gets_plain_text(daemon: FakeDaemon) -> None:
+    daemon.answers("GET /v1/status", workstation())
+    screen = on_a_terminal("status", width=80, TERM="dumb")
+    assert "\x1b" not in screen
+    assert "●" not in screen
+
+
+def test_the_live_view_of_up_ends_in_the_summary(daemon: FakeDaemon) -> None:
+    daemon.answers("POST /v1/up", starter("starting"))
+    daemon.streams("GET /v1/watch", [starter("starting", progress="loading"), starter("ready", since_s=600)])
+    screen = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", on_a_terminal("up", width=80))
+    assert "llamacpp  ◐ starting       0.0s  loading" in screen
+    assert "Gateway  http://127.0.0.1:4000/v1\nModels   smollm2-135m\n" in screen

@@ -1,0 +1,184 @@
+"""`aigw status`: the whole screen, as plain text, on terminals of several widths, and as JSON."""
+
+import json
+
+import pytest
+from rich.console import Console
+
+from aigw_cli.render.look import Look
+from aigw_cli.render.status import status_lines
+from aigw_daemon.control.schema import GatewayStatus, Status
+from tests.support.fake_daemon import ControlC, FakeDaemon
+from tests.support.statuses import DAEMON, starter, workstation
+from tests.unit.cli.conftest import Aigw
+
+PLAIN = """\
+profile  workstation
+gateway  ready  http://127.0.0.1:4000  PID 4712
+daemon   PID 4711  version 0.1.0  up 1d02h
+
+NAME     ENGINE  STATE       PID  ADDRESS          GPU  MEMORY  MODELS                                                                UPTIME  RESTARTS  IN-FLIGHT
+ollama   ollama  ready     20711  127.0.0.1:11434  -    812MiB  llama3.1:latest,qwen2.5-coder:7b,nomic-embed-text:latest,gpt-oss:20b   2h05m         0          3
+coder    vllm    starting  20935  127.0.0.1:8001   0    5.4GiB  -                                                                          -         0          0
+  | Loading safetensors checkpoint shards: 50% Completed
+dolphin  vllm    failed        -  -                0         -  -                                                                          -         3          0
+  out of GPU memory: 18.2 GiB asked, 9.1 GiB free
+  | torch.OutOfMemoryError: CUDA out of memory.\\x1b[2J\\x07
+"""  # noqa: E501  # plain text has no width
+
+AT_80 = """\
+profile  workstation
+gateway  ● ready  http://127.0.0.1:4000  PID 4712
+daemon   PID 4711  version 0.1.0  up 1d02h
+
+NAME     ENGINE  STATE         PID  GPU  MEMORY  UPTIME  RESTARTS  IN-FLIGHT
+ollama   ollama  ● ready     20711  -    812MiB   2h05m         0          3
+  127.0.0.1:11434
+  llama3.1:latest, qwen2.5-coder:7b, nomic-embed-text:latest +1
+coder    vllm    ◐ starting  20935  0    5.4GiB       -         0          0
+  127.0.0.1:8001
+  | Loading safetensors checkpoint shards: 50% Completed
+dolphin  vllm    ✗ failed        -  0         -       -         3          0
+  out of GPU memory: 18.2 GiB asked, 9.1 GiB free
+  | torch.OutOfMemoryError: CUDA out of memory.\\x1b[2J\\x07
+"""
+
+AT_60 = """\
+profile  workstation
+gateway  ● ready  http://127.0.0.1:4000  PID 4712
+daemon   PID 4711  version 0.1.0  up 1d02h
+
+NAME     STATE       MEMORY  UPTIME  RESTARTS  IN-FLIGHT
+ollama   ● ready     812MiB   2h05m         0          3
+  ollama · PID 20711 · 127.0.0.1:11434
+  llama3.1:latest, qwen2.5-coder:7b, nomic-embed-text:latest
+  +1
+coder    ◐ starting  5.4GiB       -         0          0
+  vllm · PID 20935 · 127.0.0.1:8001
+  | Loading safetensors checkpoint shards: 50% Completed
+dolphin  ✗ failed         -       -         3          0
+  vllm
+  out of GPU memory: 18.2 GiB asked, 9.1 GiB free
+  | torch.OutOfMemoryError: CUDA out of memory.\\x1b[2J\\x07
+"""
+
+
+def drawn(status: Status, width: int, version: str = "0.1.0") -> str:
+    """What stands on a terminal of this width, without its colours."""
+    console = Console(width=width, markup=False, highlight=False, color_system=None)
+    with console.capture() as captured:
+        for line in status_lines(status, Look(width=width, plain=False), version):
+            console.print(line, no_wrap=line.no_wrap, overflow=line.overflow)
+    return "".join(line.rstrip() + "\n" for line in captured.get().splitlines())
+
+
+def test_plain_text_has_every_column_and_cuts_nothing(aigw: Aigw, daemon: FakeDaemon) -> None:
+    daemon.answers("GET /v1/status", workstation())
+    ran = aigw("status")
+    assert ran.out == PLAIN
+    assert (ran.code, ran.err) == (0, "")
+
+
+@pytest.mark.parametrize(("width", "screen"), [(80, AT_80), (60, AT_60)])
+def test_what_does_not_fit_moves_below_its_row(width: int, screen: str) -> None:
+    assert drawn(workstation(), width) == screen
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120, 200])
+def test_no_line_is_wider_than_the_screen(width: int) -> None:
+    assert max(len(line) for line in drawn(workstation(), width).splitlines()) <= width
+
+
+def test_a_daemon_of_another_version_is_pointed_out() -> None:
+    assert "this aigw is 0.2.0: 'aigw daemon restart' brings the daemon to it" in drawn(starter("ready"), 100, "0.2.0")
+
+
+def test_a_stale_backend_says_how_to_renew_it() -> None:
+    screen = drawn(starter("ready", stale=True), 100)
+    assert "runs with older settings than the profile's: 'aigw restart llamacpp' applies them" in screen
+
+
+def test_a_crashing_gateway_says_why() -> None:
+    gateway = GatewayStatus(url=None, state="backoff", why="it crashed 5 times in 60 s", restarts=5)
+    screen = drawn(starter("ready", gateway=gateway), 100)
+    assert "gateway  ◐ backoff  5 restarts\n         it crashed 5 times in 60 s\n" in screen
+
+
+def test_no_profile_and_no_backends_are_said_so() -> None:
+    idle = Status(profile=None, daemon=DAEMON, gateway=GatewayStatus(url=None, state="stopped"), backends=[])
+    assert drawn(idle, 80) == (
+        "profile  none is active\n"
+        "gateway  ○ stopped\n"
+        "daemon   PID 4711  version 0.1.0  up 1d02h\n"
+        "\n"
+        "no backends: the profile declares none\n"
+    )
+
+
+def test_json_is_the_contract(aigw: Aigw, daemon: FakeDaemon) -> None:
+    daemon.answers("GET /v1/status", starter("ready"))
+    document = json.loads(aigw("status", "--json").out)
+    assert document["profile"] == "starter"
+    assert document["daemon"] == {"pid": 4711, "version": "0.1.0", "uptime_s": 93784.5}
+    assert document["gateway"].items() >= {"url": "http://127.0.0.1:4000", "state": "ready", "pid": 4712}.items()
+    named = [
+        "name",
+        "engine",
+        "state",
+        "pid",
+        "address",
+        "gpus",
+        "memory_bytes",
+        "models",
+        "uptime_s",
+        "restarts",
+        "in_flight",
+        "why",
+    ]
+    assert set(named) <= set(document["backends"][0])
+
+
+def test_json_keeps_a_state_that_this_version_does_not_know(aigw: Aigw, daemon: FakeDaemon) -> None:
+    newer = starter("ready").model_dump(mode="json")
+    newer["backends"][0]["state"] = "migrating"
+    daemon.answers("GET /v1/status", newer)
+    assert json.loads(aigw("status", "--json").out)["backends"][0]["state"] == "migrating"
+    assert "llamacpp  llamacpp  migrating" in aigw("status").out
+
+
+def test_watching_as_json_is_one_status_per_line(aigw: Aigw, daemon: FakeDaemon) -> None:
+    daemon.streams("GET /v1/watch", [starter("starting"), starter("ready")])
+    lines = aigw("status", "--watch", "--json").out.splitlines()
+    assert [json.loads(line)["backends"][0]["state"] for line in lines] == ["starting", "ready"]
+
+
+def test_watching_in_plain_text_prints_one_block_per_change(aigw: Aigw, daemon: FakeDaemon) -> None:
+    daemon.streams("GET /v1/watch", [starter("starting"), starter("ready")])
+    out = aigw("status", "--watch").out
+    assert out.count("profile  starter\n") == 2
+    assert out.endswith("\n\n")
+
+
+def test_ctrl_c_ends_watching_with_130(aigw: Aigw, daemon: FakeDaemon) -> None:
+    daemon.streams("GET /v1/watch", [starter("ready"), ControlC()])
+    ran = aigw("status", "--watch", "--json")
+    assert (ran.code, ran.err) == (130, "")
+
+
+def test_without_a_daemon_it_says_how_to_start_one(aigw: Aigw) -> None:
+    ran = aigw("status")
+    assert (ran.code, ran.out) == (3, "")
+    assert ran.err == "aigw: aigwd is not running\n  'aigw up' starts it\n"
+
+
+def test_without_a_daemon_json_is_an_error_document(aigw: Aigw) -> None:
+    ran = aigw("status", "--json")
+    assert (ran.code, ran.err) == (3, "")
+    assert json.loads(ran.out) == {
+        "error": {
+            "code": "daemon_not_running",
+            "message": "aigwd is not running",
+            "hint": "'aigw up' starts it",
+            "details": [],
+        }
+    }

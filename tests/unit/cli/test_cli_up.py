@@ -1,0 +1,224 @@
+"""`aigw up`, `start`, `restart`, `stop` and `down`: the way to ready and back, as plain text and as JSON."""
+
+import json
+
+import pytest
+
+from aigw_daemon.control.schema import GatewayStatus, Problem, PullEvent, Status
+from tests.support.fake_daemon import Asked, ControlC, FakeDaemon, LastWords
+from tests.support.statuses import starter
+from tests.unit.cli.conftest import Aigw
+
+READY_SUMMARY = """\
+Gateway  http://127.0.0.1:4000/v1
+Models   smollm2-135m
+
+curl http://127.0.0.1:4000/v1/chat/completions \\
+  -H 'Content-Type: application/json' \\
+  -d '{"model": "smollm2-135m", "messages": [{"role": "user", "content": "Hi"}]}'
+
+Next     aigw status   aigw logs llamacpp -f   aigw tail   aigw down
+"""
+
+ON_ITS_WAY = [
+    starter("starting", progress="load_tensors: loading model tensors"),
+    starter("starting", progress="srv: warming up", since_s=1.0),
+    starter("ready", since_s=600),
+]
+
+
+def failed() -> Status:
+    return starter(
+        "failed",
+        pid=None,
+        why="the model file is missing: /models/x.gguf",
+        log_tail=["gguf_init_from_file: failed to open", "main: exiting due to model loading error"],
+    )
+
+
+def test_up_shows_the_way_to_ready_and_what_to_do_next(aigw: Aigw, daemon: FakeDaemon) -> None:
+    daemon.answers("POST /v1/up", starter("starting"))
+    daemon.streams("GET /v1/watch", ON_ITS_WAY)
+    ran = aigw("up", "--profile", "starter")
+    assert ran.out == (
+        "llamacpp  starting: load_tensors: loading model tensors\n"
+        "llamacpp  ready\n"
+        "\n"
+        "llamacpp  ready  since 10m00s\n"
+        "\n" + READY_SUMMARY
+    )
+    assert (ran.code, ran.err) == (0, "")
+    assert daemon.asked[0] == Asked("POST", "/v1/up", {}, {"backends": [], "profile": "starter"})
+
+
+def test_up_says_why_a_backend_failed_and_shows_its_log(aigw: Aigw, daemon: FakeDaemon) -> None:
+    daemon.answers("POST /v1/up", starter("starting"))
+    daemon.streams("GET /v1/watch", [starter("starting"), failed()])
+    ran = aigw("up")
+    assert ran.code == 1
+    assert ran.out == (
+        "llamacpp  starting\n"
+        "llamacpp  failed: the model file is missing: /models/x.gguf\n"
+        "\n"
+        "llamacpp  failed\n"
+        "  the model file is missing: /models/x.gguf\n"
+        "  | gguf_init_from_file: failed to open\n"
+        "  | main: exiting due to model loading error\n"
+        "\n"
+        "Next     aigw logs llamacpp   aigw restart llamacpp   aigw status\n"
+    )
+
+
+def test_up_says_why_the_gateway_failed(aigw: Aigw, daemon: FakeDaemon) -> None:
+    gateway = GatewayStatus(url=None, state="failed", why="the worker crashed 5 times in 60 s")
+    daemon.answers("POST /v1/up", starter("starting"))
+    daemon.streams("GET /v1/watch", [starter("ready", since_s=600, gateway=gateway)])
+    ran = aigw("up")
+    assert ran.code == 1
+    assert "gateway failed: the worker crashed 5 times in 60 s\n\nNext     aigw logs gateway" in ran.out
+
+
+def test_up_fetches_missing_models_first(aigw: Aigw, daemon: FakeDaemon) -> None:
+    missing = Problem(code="models_missing", message="a model is missing", details=["smollm2-135m"])
+    daemon.refuses("POST /v1/up", missing)
+    daemon.answers("POST /v1/up", starter("starting"))
+    total = 98362432
+    steps = [
+        PullEvent(phase="downloading", model="smollm2-135m", done_bytes=total * n // 40, total_bytes=total)
+        for n in range(41)
+    ]
+    ends = [
+        PullEvent(phase="verifying", model="smollm2-135m"),
+        PullEvent(phase="done", model="smollm2-135m", path="/m/s.gguf"),
+    ]
+    daemon.streams("POST /v1/pull", [PullEvent(phase="resolving", model="smollm2-135m"), *steps, *ends])
+    daemon.streams("GET /v1/watch", [starter("ready", since_s=600)])
+    ran = aigw("up", "--profile", "starter")
+    assert ran.code == 0
+    assert ran.out.splitlines()[:14] == [
+        "smollm2-135m: resolving",
+        *(f"smollm2-135m: {percent} % of 98.4MB" for percent in range(0, 101, 10)),
+        "smollm2-135m: verifying",
+        "smollm2-135m is here: /m/s.gguf",
+    ]
+    assert [asked.path for asked in daemon.asked] == ["/v1/up", "/v1/pull", "/v1/up", "/v1/watch"]
+    assert daemon.asked[1].body == {"model": "smollm2-135m", "sha256": None, "name": None, "profile": "starter"}
+
+
+def test_up_as_json_is_events_and_a_result(aigw: Aigw, daemon: FakeDaemon) -> None:
+    missing = Problem(code="models_missing", message="a model is missing", details=["smollm2-135m"])
+    daemon.refuses("POST /v1/up", missing)
+    daemon.answers("POST /v1/up", starter("starting"))
+    daemon.streams("POST /v1/pull", [PullEvent(phase="done", model="smollm2-135m", already=True)])
+    daemon.streams("GET /v1/watch", [starter("starting"), failed()])
+    ran = aigw("up", "--json")
+    lines = [json.loads(line) for line in ran.out.splitlines()]
+    assert [line["event"] for line in lines] == ["pull", "state", "state", "result"]
+    assert lines[1] == {"event": "state", "backend": "llamacpp", "state": "starting", "why": None}
+    assert (lines[3]["ok"], lines[3]["failed"]) == (False, ["llamacpp"])
+    assert lines[3]["status"]["profile"] == "starter"
+    assert ran.code == 1
+
+
+def test_up_waits_only_for_the_backends_that_were_named(aigw: Aigw, daemon: FakeDaemon) -> None:
+    status = starter("ready", since_s=600)
+    other = status.backends[0].model_copy(update={"name": "other", "state": "starting"})
+    both = status.model_copy(update={"backends": [*status.backends, other]})
+    daemon.answers("POST /v1/up", both)
+    daemon.streams("GET /v1/watch", [both])
+    assert aigw("up", "llamacpp").code == 0
+    assert daemon.asked[0].body == {"backends": ["llamacpp"], "profile": None}
+
+
+def test_a_profile_file_is_told_by_its_absolute_path(
+    aigw: Aigw, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir("/usr")
+    daemon.answers("POST /v1/up", starter("ready", since_s=600))
+    daemon.streams("GET /v1/watch", [starter("ready", since_s=600)])
+    aigw("up", "--profile", "mine.yaml")
+    assert daemon.asked[0].body["profile"] == "/usr/mine.yaml"
+
+
+def test_ctrl_c_while_waiting_says_that_it_goes_on(aigw: Aigw, daemon: FakeDaemon) -> None:
+    daemon.answers("POST /v1/up", starter("starting"))
+    daemon.streams("GET /v1/watch", [starter("starting"), ControlC()])
+    ran = aigw("up")
+    assert ran.code == 130
+    assert ran.err == (
+        "aigw: interrupted: it goes on in the background\n"
+        "  'aigw status --watch' shows how far it is; 'aigw down' stops it\n"
+    )
+
+
+def test_a_daemon_that_ends_meanwhile_is_an_error(aigw: Aigw, daemon: FakeDaemon) -> None:
+    daemon.answers("POST /v1/up", starter("starting"))
+    daemon.streams("GET /v1/watch", [starter("starting")])
+    ran = aigw("up")
+    assert ran.code == 1
+    assert ran.err == (
+        "aigw: aigwd ended while the backends were starting\n  'aigw logs daemon' shows what it said last\n"
+    )
+
+
+def test_foreground_takes_no_backends(aigw: Aigw) -> None:
+    ran = aigw("up", "--foreground", "coder")
+    assert ran.code == 2
+    assert ran.err == (
+        "aigw: --foreground starts all that the profile starts, not single backends\n"
+        "  leave the names out, or leave --foreground out\n"
+    )
+
+
+def test_foreground_needs_the_place_of_the_daemon(aigw: Aigw, daemon: FakeDaemon) -> None:
+    ran = aigw("up", "--foreground")
+    assert ran.code == 1
+    assert ran.err == (
+        "aigw: a daemon is running already, in the background\n"
+        "  'aigw down' stops it; without --foreground, 'aigw up' uses it\n"
+    )
+
+
+@pytest.mark.parametrize("verb", ["start", "restart"])
+def test_start_and_restart_wait_for_ready(aigw: Aigw, daemon: FakeDaemon, verb: str) -> None:
+    daemon.answers(f"POST /v1/backends/{verb}", starter("starting"))
+    daemon.streams("GET /v1/watch", [starter("ready", since_s=600)])
+    ran = aigw(verb, "llamacpp")
+    assert ran.out == "llamacpp  ready\n\nllamacpp  ready  since 10m00s\n\n" + READY_SUMMARY
+    assert daemon.asked[0].body == {"backends": ["llamacpp"]}
+
+
+def test_stop_says_what_is_stopped(aigw: Aigw, daemon: FakeDaemon) -> None:
+    daemon.answers("POST /v1/backends/stop", starter("stopped", pid=None))
+    ran = aigw("stop", "llamacpp")
+    assert (ran.code, ran.out) == (0, "llamacpp  stopped\n")
+    assert json.loads(aigw("stop", "--json").out)["backends"][0]["state"] == "stopped"
+
+
+def test_down_shows_the_way_down_until_the_daemon_is_gone(aigw: Aigw, daemon: FakeDaemon) -> None:
+    daemon.streams("POST /v1/down", [starter("ready"), starter("stopping"), starter("stopped"), LastWords()])
+    ran = aigw("down")
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out == "llamacpp  ready\nllamacpp  stopping\nllamacpp  stopped\neverything is stopped\n"
+
+
+def test_down_as_json_is_events_and_a_result(aigw: Aigw, daemon: FakeDaemon) -> None:
+    daemon.streams("POST /v1/down", [starter("stopping"), LastWords()])
+    lines = [json.loads(line) for line in aigw("down", "--json").out.splitlines()]
+    assert lines == [
+        {"event": "state", "backend": "llamacpp", "state": "stopping", "why": None},
+        {"event": "result", "ok": True, "message": "everything is stopped"},
+    ]
+
+
+def test_an_unknown_backend_is_exit_code_4_with_the_names(aigw: Aigw, daemon: FakeDaemon) -> None:
+    problem = Problem(
+        code="unknown_backend",
+        message="there is no backend 'lama' in the active profile",
+        hint="choose from: llamacpp",
+        details=["llamacpp"],
+    )
+    daemon.refuses("POST /v1/backends/start", problem, 404)
+    ran = aigw("start", "lama")
+    assert (ran.code, ran.out) == (4, "")
+    assert ran.err == ("aigw: there is no backend 'lama' in the active profile\n  llamacpp\n  choose from: llamacpp\n")
