@@ -15,6 +15,7 @@ from aigw_daemon.control.schema import UpRequest
 from aigw_daemon.gatekeeper.gatekeeper import Gatekeeper
 from aigw_daemon.history.hub import RecordHub
 from aigw_daemon.home import Home
+from aigw_daemon.leftovers import stop_leftovers
 from aigw_daemon.link.daemon import LinkServer
 from aigw_daemon.link.messages import Demand, Records, Started
 from aigw_daemon.models.puller import Puller
@@ -70,7 +71,7 @@ class Daemon:
         self._stop_asked = asyncio.Event()
         # The state comes first: it holds the cookie by which everything else knows what is ours.
         self._state = StateFile(home)
-        launcher = LocalLauncher(self._state.document.instance)
+        launcher = self._launcher = LocalLauncher(self._state.document.instance)
         changes = Changes()
         hub = RecordHub(self._watched)
         hearing = Hearing(changes, hub)
@@ -129,6 +130,10 @@ class Daemon:
                 task.cancel()
         await self._state.close()
         return ending
+
+    async def stop_leftovers(self) -> int:
+        """Instead of `run`: stop what an earlier daemon left; returns how many processes could not be stopped."""
+        return await stop_leftovers(self._state, self._launcher)
 
     def stop(self) -> None:
         """Stop everything, then end; a second call does not wait for what is still stopping (SIGTERM, SIGINT)."""

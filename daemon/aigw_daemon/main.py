@@ -9,10 +9,12 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 from aigw_daemon.control.schema import Problem
 from aigw_daemon.home import PRIVATE_FILE, Home, HomeError
 from aigw_daemon.lock import AlreadyLocked, acquire
+from aigw_daemon.state_file import StateError
 from aigw_daemon.version import AIGW_VERSION
 
 EXIT_FAILED = 1
@@ -58,14 +60,16 @@ async def _run(home: Home, options: argparse.Namespace, lock: int) -> int:
     # Imported here: the errors above are told without waiting for the whole daemon to load.
     from aigw_daemon.assembly import Daemon, Ending  # noqa: PLC0415
 
-    daemon = Daemon(home, inherited_listeners=options.inherited.listeners if options.inherited else ())
+    try:
+        daemon = Daemon(home, inherited_listeners=options.inherited.listeners if options.inherited else ())
+    except StateError as error:
+        _give_up(options.ready_fd, Problem(code="state", message=str(error)))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, daemon.stop)
     loop.add_signal_handler(signal.SIGHUP, lambda: None)  # a terminal that closes takes nothing with it
     if options.stop_all:
-        await daemon.stop_what_is_left()
-        return 0
+        return EXIT_FAILED if await daemon.stop_leftovers() else 0
     ending = await daemon.run(
         on_ready=lambda: _tell(options.ready_fd, {"ready": True}), serve=options.up, profile=options.profile
     )
@@ -74,7 +78,7 @@ async def _run(home: Home, options: argparse.Namespace, lock: int) -> int:
     return EXIT_FAILED if ending is Ending.FAILED else 0
 
 
-def _exec_in_place(options: argparse.Namespace, lock: int, listeners: Sequence[int]) -> None:
+def _exec_in_place(options: argparse.Namespace, lock: int, listeners: Sequence[int]) -> NoReturn:
     """Become the program that is installed now; PID, children, listeners and lock stay (execve(2))."""
     for descriptor in (lock, *listeners):
         os.set_inheritable(descriptor, True)
@@ -107,7 +111,7 @@ def _log_to(home: Home, *, foreground: bool) -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line per probe says nothing
 
 
-def _give_up(ready_fd: int | None, problem: Problem) -> None:
+def _give_up(ready_fd: int | None, problem: Problem) -> NoReturn:
     _tell(ready_fd, {"error": problem.model_dump()})
     sys.stderr.write(f"aigwd: {problem.message}\n" + (f"  {problem.hint}\n" if problem.hint else ""))
     sys.exit(EXIT_FAILED)

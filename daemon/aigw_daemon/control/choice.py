@@ -12,7 +12,7 @@ from aigw_daemon.profile.errors import ProfileError
 from aigw_daemon.profile.find import find, listing
 from aigw_daemon.profile.load import load
 from aigw_daemon.profile.model import Profile
-from aigw_daemon.supervisor.process import PortOwner
+from aigw_daemon.supervisor.ports import PortOwner
 
 STARTER = "starter"
 

@@ -92,7 +92,7 @@ class Operations:
 
     def status(self) -> Status:
         """Everything at a glance."""
-        parts, now = self._parts, time.time()
+        parts = self._parts
         gatekeeper = parts.gatekeeper
         in_flight = gatekeeper.in_flight()
         return Status(
@@ -105,9 +105,7 @@ class Operations:
                 why=gatekeeper.why,
                 restarts=gatekeeper.restarts,
             ),
-            backends=[
-                backend_status(report, now, in_flight.get(report.name, 0)) for report in parts.supervisor.reports()
-            ],
+            backends=[backend_status(report, in_flight.get(report.name, 0)) for report in parts.supervisor.reports()],
         )
 
     async def watch(self) -> AsyncIterator[Status]:
@@ -243,7 +241,11 @@ class Operations:
         """Tell the worker, when anything it routes on has changed."""
         if self._profile is None:
             return
-        views = [backend_view(report) for report in self._parts.supervisor.reports()]
+        state = self._parts.state
+        views = [
+            backend_view(report, held=state.backend(report.name).stopped_by_operator)
+            for report in self._parts.supervisor.reports()
+        ]
         fresh = snapshot(self._profile, views, self._last.revision)
         if fresh != self._last:
             self._last = msgspec.structs.replace(fresh, revision=self._last.revision + 1)

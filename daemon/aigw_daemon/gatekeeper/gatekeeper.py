@@ -130,7 +130,7 @@ class Gatekeeper:
         Raises PortTaken, and AddressUnusable; then whatever was open before still is.
         """
         async with self._turn:
-            wanted = sockets.endpoints(host, port)
+            wanted = sockets.endpoints(host, port or self._any_port())
             if wanted == self._endpoints:
                 return
             listeners = await self._claim(wanted, known)
@@ -233,6 +233,10 @@ class Gatekeeper:
             if remaining <= 0:
                 return None
             await self._news(min(remaining, 0.1))
+
+    def _any_port(self) -> int:
+        """For a profile that says 0: the port that we have, else a free one."""
+        return self._endpoints[0][1] if self._endpoints else self._launcher.free_port()
 
     def _is_ours(self, port: int) -> bool:
         owner = self._launcher.port_owner(port)

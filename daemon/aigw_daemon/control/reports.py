@@ -1,0 +1,48 @@
+"""From what the supervisor reports of a backend to what the operator sees and what the worker routes on (pure)."""
+
+from aigw_daemon.control.schema import BackendStatus
+from aigw_daemon.link.messages import BackendView
+from aigw_daemon.supervisor.backend import BackendReport
+
+
+def backend_status(report: BackendReport, in_flight: int) -> BackendStatus:
+    """One row of `aigw status`."""
+    return BackendStatus(
+        name=report.name,
+        engine=report.engine.value,
+        state=report.state,
+        pid=report.pid,
+        address=report.address.url if report.address else None,
+        gpus=list(report.gpus),
+        memory_bytes=report.memory_bytes,
+        models=[model.id for model in report.models],
+        uptime_s=report.uptime_s,
+        since_s=report.since_s,
+        restarts=report.restarts,
+        in_flight=in_flight,
+        why=report.why,
+        progress=report.progress,
+        log_tail=list(report.log_tail),
+        stale=report.stale,
+        wanted=report.wanted,
+    )
+
+
+def backend_view(report: BackendReport, *, held: bool) -> BackendView:
+    """What the worker knows of it. ``held``: the operator has stopped it, so no request may start it."""
+    address = report.address
+    return BackendView(
+        name=report.name,
+        engine=report.engine,
+        state=report.state,
+        since=report.since,
+        host=address.host if address else "",
+        port=address.port if address else 0,
+        tls=address.tls if address else False,
+        base_path=address.base_path if address else "/v1",
+        models=report.models,
+        api_key=report.api_key,
+        why=report.why,
+        max_concurrency=report.max_concurrency,
+        wanted=not held,
+    )
