@@ -1,0 +1,243 @@
+"""What the daemon must know again after a crash: what it serves, and which processes are its own (rules A12, A18).
+
+One JSON document, replaced whole: a temporary file in the same folder, flushed, renamed over the old one, the folder
+flushed. A thread of its own writes it, so that a slow or full disk never holds up the event loop; changes that come
+while it writes are written together. The instance, by which every process of ours is recognised, is kept in a second
+file as well: a torn state file must not make strangers of our own engines.
+"""
+
+import asyncio
+import logging
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from aigw_daemon.home import PRIVATE_FILE, Home
+from aigw_daemon.identity import Identity
+from aigw_daemon.version import STATE_VERSION
+
+RETRY_SECONDS: Final = 1.0
+"""Between two attempts to write on a disk that is full or broken."""
+
+log = logging.getLogger(__name__)
+
+
+class StateError(Exception):
+    """The state file can't be used; the text says why and what to do."""
+
+
+class Member(msgspec.Struct, frozen=True):
+    """A process that an engine has started: its PID, told from later owners of that PID by its start."""
+
+    pid: int
+    start_ticks: int
+
+
+class BackendRecord(msgspec.Struct, frozen=True):
+    """What is kept of one backend."""
+
+    wanted: bool = False
+    stopped_by_operator: bool = False
+    """Holds against demand and restarts of the daemon until a start."""
+    identity: Identity | None = None
+    """The leader, while one runs."""
+    descendants: tuple[Member, ...] = ()
+    """They may have erased their environment, and with it our cookie."""
+    port: int | None = None
+    """Chosen once for a backend whose profile names none."""
+    log_offset: int = 0
+    """Where in its log this start began, in bytes."""
+    restarts: int = 0
+    """How often it was started again after it failed."""
+
+
+class Document(msgspec.Struct, frozen=True):
+    """The state file's content."""
+
+    instance: str
+    """The cookie: in the environment of every process that this home's daemons start."""
+    version: int = STATE_VERSION
+    profile: str | None = None
+    """The path of the active profile."""
+    applied: str | None = None
+    """The path of the profile that the records in ``backends`` belong to."""
+    serving: bool = False
+    """Whether the operator brought it up and not down since."""
+    gateway: Identity | None = None
+    backends: dict[str, BackendRecord] = {}
+
+
+Write = Callable[[Path, bytes], None]
+
+
+class StateFile:
+    """The document in memory, and on disk a moment later. One per home; safe to change from any thread."""
+
+    def __init__(self, home: Home, *, write: Write | None = None) -> None:
+        """Read what is there. Raises StateError when a newer aigw wrote it, and when it can't be read at all."""
+        self._path = home.state_file
+        self._write = write or write_whole
+        self._document = _load(self._path, home.state / "instance")
+        self._changed = threading.Condition()
+        self._revision = 0
+        self._written = 0
+        self._closing = False
+        self._thread: threading.Thread | None = None
+
+    @property
+    def document(self) -> Document:
+        """As it is now; immutable."""
+        return self._document
+
+    def backend(self, name: str) -> BackendRecord:
+        """The record of a backend; an empty one when there is none."""
+        return self._document.backends.get(name) or BackendRecord()
+
+    def update(self, **changes: Any) -> None:
+        """Change fields of the document."""
+        with self._changed:
+            fresh = msgspec.structs.replace(self._document, **changes)
+            if fresh != self._document:
+                self._document = fresh
+                self._mark()
+
+    def update_backend(self, name: str, **changes: Any) -> None:
+        """Change fields of one backend's record."""
+        with self._changed:
+            record = msgspec.structs.replace(self.backend(name), **changes)
+            self.update(backends={**self._document.backends, name: record})
+
+    def forget_backend(self, name: str) -> None:
+        """Drop the record of a backend that is gone for good."""
+        with self._changed:
+            self.update(backends={other: kept for other, kept in self._document.backends.items() if other != name})
+
+    def save(self) -> None:
+        """Write now, and return when it is on disk. Raises OSError."""
+        with self._changed:
+            document, revision = self._document, self._revision
+        self._write(self._path, _encode(document))
+        with self._changed:
+            self._written = max(self._written, revision)
+
+    async def close(self) -> None:
+        """Write what is left, and end the thread; a disk that refuses is reported in the log only."""
+        await asyncio.to_thread(self._end)
+
+    def _mark(self) -> None:
+        self._revision += 1
+        if self._thread is None:
+            # A daemon thread: a process that has to end at once must not wait for a disk.
+            self._thread = threading.Thread(target=self._keep_written, name="state-file", daemon=True)
+            self._thread.start()
+        self._changed.notify_all()
+
+    def _keep_written(self) -> None:
+        complained = ""
+        while self._wait_for_change():
+            try:
+                self.save()
+                complained = ""
+            except OSError as error:
+                # Said once per cause: a full disk stays full for a while, and the log may be on it.
+                if complained != str(error):
+                    log.warning("cannot write %s: %s; trying again every second", self._path, error)
+                    complained = str(error)
+                time.sleep(RETRY_SECONDS)
+
+    def _wait_for_change(self) -> bool:
+        with self._changed:
+            self._changed.wait_for(lambda: self._closing or self._written < self._revision)
+            return not self._closing
+
+    def _end(self) -> None:
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+        if self._written < self._revision:
+            try:
+                self.save()
+            except OSError as error:
+                log.warning("cannot write %s: %s; its last changes are lost", self._path, error)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Replace a file so that a crash leaves the old one or the new one, never a part (rule A18). Raises OSError."""
+    fresh = path.with_name(path.name + ".new")
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, PRIVATE_FILE)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+class _Header(msgspec.Struct):
+    """The one field that every version of the file has."""
+
+    version: int
+
+
+def _encode(document: Document) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n"
+
+
+def _load(path: Path, instance_path: Path) -> Document:
+    document = _read(path)
+    instance = _read_instance(instance_path) or (document.instance if document else "") or uuid.uuid4().hex
+    if _read_instance(instance_path) != instance:
+        try:
+            write_whole(instance_path, instance.encode() + b"\n")
+        except OSError as error:
+            raise StateError(f"cannot write {instance_path}: {error.strerror}; make room, or move AIGW_HOME") from error
+    if document is None:
+        return Document(instance=instance)
+    return msgspec.structs.replace(document, instance=instance, version=STATE_VERSION)
+
+
+def _read(path: Path) -> Document | None:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StateError(f"cannot read {path}: {error.strerror}; it must belong to you") from error
+    try:
+        version = msgspec.json.decode(content, type=_Header).version
+        if version > STATE_VERSION:
+            raise StateError(
+                f"{path} was written by a newer aigw (its version is {version}, this one knows {STATE_VERSION}): "
+                "use the newer aigw, or stop everything with it and remove the file"
+            )
+        return msgspec.json.decode(content, type=Document)
+    except msgspec.DecodeError as error:
+        _move_aside(path, error)
+        return None
+
+
+def _move_aside(path: Path, error: Exception) -> None:
+    aside = path.with_name(path.name + ".unreadable")
+    log.warning("%s is unreadable (%s): kept as %s; engines of ours are found by their cookie", path, error, aside)
+    path.replace(aside)
+
+
+def _read_instance(path: Path) -> str:
+    try:
+        text = path.read_text(errors="replace").strip()
+    except OSError:
+        return ""
+    # Anything else than what we write would end up in environments and comparisons: begin anew instead.
+    return text if text.isalnum() and text.isascii() else ""

@@ -1,0 +1,152 @@
+"""A backend that somebody else runs: a URL that is probed and routed to, and never started or stopped."""
+
+from typing import Final
+from urllib.parse import urlsplit
+
+from aigw_daemon.link.messages import ModelView, Secret
+from aigw_daemon.profile.scalars import MissingVariableError, check_url, expand
+from aigw_daemon.profile.scalars import Secret as ProfileSecret
+from aigw_daemon.profile.sources import is_loopback
+from aigw_daemon.supervisor.backend import Address, Backend, BackendReport, Edges, Plan
+from aigw_daemon.supervisor.engines.listing import model_view
+from aigw_daemon.supervisor.failures import Failure, FailureKind
+from aigw_daemon.supervisor.lifecycle import Event, Life
+from aigw_daemon.supervisor.probe import Listing
+from aigw_daemon.words import SERVING, EngineKind, State
+
+LOCAL_SECONDS: Final = 10.0
+"""Between two probes of an address of this machine."""
+REMOTE_SECONDS: Final = 30.0
+"""Between two probes of any other: its models seldom change, and it is not ours to keep busy."""
+FAILURES: Final = 3
+"""Probes in a row that must fail before a URL that answered counts as unreachable."""
+RETRY_SECONDS: Final = 2.0
+"""Between two probes while they fail."""
+_PORTS: Final = {"http": 80, "https": 443}
+
+
+class AttachedBackend(Backend):
+    """See the module."""
+
+    life = Life.ATTACHED
+
+    def __init__(self, plan: Plan, edges: Edges) -> None:
+        super().__init__(plan, edges)
+        self._address: Address | None = None
+        self._key: Secret | None = None
+        self._models: tuple[ModelView, ...] = ()
+        self._answers_since: float | None = None
+
+    def report(self) -> BackendReport:
+        """See Backend."""
+        now = self._edges.clock.monotonic()
+        serving = self.state in SERVING
+        return BackendReport(
+            name=self.name,
+            engine=self.plan.kind,
+            state=self.state,
+            since=self._since,
+            since_s=now - self._entered_at,
+            wanted=self.wanted,
+            attached=True,
+            address=self._address,
+            api_key=self._key,
+            models=self._models if serving else (),
+            max_concurrency=self.plan.section.max_concurrency,
+            uptime_s=now - self._answers_since if serving and self._answers_since is not None else None,
+            why=self.why,
+            failure=self.failure.kind if self.failure is not None else None,
+        )
+
+    def _on_start(self, *, by_operator: bool) -> None:
+        self.wanted = True
+        changes = {"stopped_by_operator": False} if by_operator else {}
+        self._edges.state.update_backend(self.name, wanted=True, **changes)
+        self._transition(Event.START, "it has not been asked yet")
+
+    def _on_stop(self, *, hold: bool) -> None:
+        self.wanted = False
+        changes = {"stopped_by_operator": True} if hold else {}
+        self._edges.state.update_backend(self.name, wanted=False, **changes)
+        self._transition(Event.STOP)
+
+    def _on_restart(self) -> None:
+        self._on_start(by_operator=True)
+
+    def _on_bug(self) -> None:
+        self._end_effect()
+
+    def _entered(self, before: State) -> None:
+        if self.state in {State.STOPPED, State.FAILED}:
+            self._end_effect()
+        elif before in {State.STOPPED, State.FAILED}:
+            self.failure, self._answers_since = None, None
+            self._begin(self._keep_asking)
+
+    async def _keep_asking(self) -> None:
+        try:
+            base, address, key = self._whereabouts()
+        except (MissingVariableError, ValueError) as error:
+            failure = Failure(FailureKind.BAD_SETTING, str(error))
+            self._post(lambda: self._unusable(failure))
+            return
+        self._address, self._key = address, key
+        calm = LOCAL_SECONDS if is_loopback(address.host) else REMOTE_SECONDS
+        failures = 0
+        while True:
+            listing = await self._edges.prober.listing(base, key)
+            failures = failures + 1 if listing.why else 0
+            self._judge(listing, failures)
+            await self._edges.clock.sleep(RETRY_SECONDS if 0 < failures < FAILURES else calm)
+
+    def _whereabouts(self) -> tuple[str, Address, Secret | None]:
+        """The base URL, the address and the key. Raises MissingVariableError, and ValueError for a URL that is none."""
+        section, env = self.plan.section, self._edges.environ
+        base = check_url(expand(section.base_url or "", env))
+        said = getattr(section, "api_key", None)
+        key = Secret(said.expand(env)) if isinstance(said, ProfileSecret) else None
+        parts = urlsplit(base)
+        # Only openai's url is given up to and with /v1; the others name a server, whose routes are below /v1.
+        path = parts.path if self.plan.kind is EngineKind.OPENAI else f"{parts.path}/v1"
+        address = Address(
+            parts.hostname or "", parts.port or _PORTS[parts.scheme], tls=parts.scheme == "https", base_path=path
+        )
+        return f"{address.url}{path}", address, key
+
+    def _judge(self, listing: Listing, failures: int) -> None:
+        if listing.why is None:
+            models = self._offered(listing)
+            self._post(lambda: self._answers(models))
+        else:
+            event = Event.LOST if failures >= FAILURES else Event.FAILING
+            why = listing.why
+            self._post(lambda: self._fails(event, why))
+
+    def _offered(self, listing: Listing) -> tuple[ModelView, ...]:
+        """Its own list; the profile's instead where it has one."""
+        listed = {entry["id"]: model_view(entry) for entry in listing.models}
+        named = self.plan.section.served_models
+        if named is None:
+            return tuple(listed.values())
+        return tuple(listed.get(name) or ModelView(id=name, created=0) for name in named)
+
+    def _answers(self, models: tuple[ModelView, ...]) -> None:
+        if self._answers_since is None:
+            self._answers_since = self._edges.clock.monotonic()
+        changed, self._models = models != self._models, models
+        if not self._transition(Event.READY) and changed:
+            self._edges.on_change()
+
+    def _fails(self, event: Event, why: str) -> None:
+        if self.state is not State.READY or event is not Event.LOST:
+            moved = self._transition(event, why)
+        else:
+            moved = self._transition(Event.FAILING, why)
+        if not moved:
+            self.why = why
+        if self.state is State.UNREACHABLE:
+            self._answers_since = None
+
+    def _unusable(self, failure: Failure) -> None:
+        self.failure = failure
+        self._transition(Event.GIVE_UP, failure.sentence)

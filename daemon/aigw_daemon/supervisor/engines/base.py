@@ -1,0 +1,90 @@
+"""What an engine must say of itself, so that it can be started, probed and understood.
+
+A kind of engine is one file with one class of this shape, and one line in `registry.py`. It decides only; processes
+and connections are the supervisor's.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from aigw_daemon.home import Home
+from aigw_daemon.link.messages import ModelView, Secret
+from aigw_daemon.models.resolve import Missing, ModelFile
+from aigw_daemon.profile.backends import BackendSection, LlamacppBackend
+from aigw_daemon.profile.model import Profile
+from aigw_daemon.supervisor.failures import Sign
+from aigw_daemon.words import EngineKind
+
+LOOPBACK: Final = "127.0.0.1"
+"""Where engines listen, and nowhere else (rule S2)."""
+
+Resolve = Callable[[Profile, LlamacppBackend, Home], ModelFile | Missing]
+
+
+@dataclass(frozen=True)
+class LaunchContext:
+    """All that a command line is made of."""
+
+    name: str
+    section: BackendSection
+    profile: Profile
+    home: Home
+    port: int
+    api_key: Secret
+    """Ours, for the engine to ask for: other users of this machine shall not walk around the gateway."""
+    environ: Mapping[str, str]
+    """The daemon's."""
+    resolve: Resolve
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A command line. Secrets are in ``env``, never in ``argv`` (rule S12)."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(repr=False)
+    files: tuple[Path, ...] = ()
+    """What it reads: when one of them changes, a start that failed for good is worth another try."""
+
+    def fingerprint(self) -> tuple[object, ...]:
+        """Changes when a start may end otherwise than before."""
+        return (self.argv, *(_stamp(path) for path in self.files))
+
+
+class Engine(Protocol):
+    """A kind of engine that aigw runs."""
+
+    kind: EngineKind
+    health_path: str
+    """Answers 200 when up, and 503 while loading."""
+    models_path: str
+    props_path: str | None
+    """Answers with what the engine made of its settings."""
+    start_timeout: float
+    """Seconds from the start to ready (rule A2)."""
+    has_key: bool
+    """Whether it asks for ``api_key``."""
+
+    @property
+    def signs(self) -> Sequence[Sign]:
+        """By what its log gives a failure away, the most telling first."""
+
+    def launch(self, context: LaunchContext) -> Launch:
+        """The command line. Raises Unrunnable when something is missing or makes no sense."""
+
+    def models(self, section: BackendSection, listing: Any, props: Any) -> tuple[ModelView, ...]:
+        """What it serves, from its JSON of ``models_path`` and of ``props_path`` (None where it has none)."""
+
+    def concurrency(self, props: Any) -> int | None:
+        """How many requests it works on at once, where it says so."""
+
+
+def _stamp(path: Path) -> tuple[str, int, int] | None:
+    try:
+        found = os.stat(path)  # noqa: PTH116  # follows links, as the engine will
+    except OSError:
+        return None
+    return str(path), found.st_size, found.st_mtime_ns

@@ -1,0 +1,182 @@
+"""llama.cpp's server, both ways it comes: the ``llama-server`` binary, and embedded in a Python process of ours."""
+
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from aigw_daemon.link.messages import ModelView
+from aigw_daemon.models.resolve import Missing
+from aigw_daemon.profile.backends import BackendSection, LlamacppBackend
+from aigw_daemon.profile.scalars import MissingVariableError
+from aigw_daemon.supervisor.engines.base import LOOPBACK, Launch, LaunchContext
+from aigw_daemon.supervisor.engines.listing import entries, model_view, positive
+from aigw_daemon.supervisor.failures import FailureKind, sign, unrunnable
+from aigw_daemon.words import EngineKind
+
+BINARY: Final = "llama-server"
+EMBEDDED_MODULE: Final = "aigw_daemon.supervisor.engines.llamacpp_embedded"
+EMBEDDED_PACKAGE: Final = "xllamacpp"
+KEY_VARIABLE: Final = "LLAMA_API_KEY"
+"""Read by llama-server, and by our embedded one."""
+
+
+class LlamacppEngine:
+    """Starts and reads llama.cpp's server. See Engine."""
+
+    kind = EngineKind.LLAMACPP
+    health_path = "/health"
+    models_path = "/v1/models"
+    props_path: str | None = "/props"
+    start_timeout = 600.0
+    has_key = True
+    signs = (
+        # Memory first: it also ends in "failed to load model".
+        sign(
+            r"out of memory|unable to allocate|failed to allocate|cudaMalloc failed|bad_alloc",
+            FailureKind.OUT_OF_MEMORY,
+            "the model and its context don't fit into memory: lower context or gpu_layers, or take a smaller model",
+        ),
+        sign(
+            r"couldn't bind HTTP server socket, .*port: (\d+)",
+            FailureKind.PORT_TAKEN,
+            "port {0} is taken: free it, or give the backend another port",
+        ),
+        sign(
+            r"failed to open GGUF file '?([^']+?)'? \(No such file",
+            FailureKind.MISSING_MODEL,
+            "the model file {0} is not there: check model in the profile, or fetch it with 'aigw pull'",
+        ),
+        sign(
+            r"failed to load model,? '?([^']+?)'?$",
+            FailureKind.MODEL_UNREADABLE,
+            "llama.cpp can't read the model {0}: is it a whole GGUF file that this llama.cpp knows?",
+        ),
+        sign(
+            r"error: (invalid argument: .*|unknown argument: .*|.*expected value for argument.*)",
+            FailureKind.BAD_FLAG,
+            "llama-server doesn't take its arguments ({0}): change args in the profile",
+        ),
+        sign(
+            r"error while handling argument \"?([^\":]+)\"?: (.*)",
+            FailureKind.BAD_FLAG,
+            "llama-server doesn't take the value of {0} ({1}): change args in the profile",
+        ),
+        sign(
+            r"error while loading shared libraries: ([^:]+)",
+            FailureKind.MISSING_BINARY,
+            "llama-server lacks the library {0}: install it, or another llama-server",
+        ),
+    )
+
+    def launch(self, context: LaunchContext) -> Launch:
+        """See Engine."""
+        section = context.section
+        if not isinstance(section, LlamacppBackend) or section.model is None:
+            raise unrunnable(FailureKind.BAD_SETTING, f"the backend {context.name} names no model: add model: PATH")
+        model = _model_file(context, section)
+        env = _environment(context, section)
+        runner = _runner(section, env.get("PATH", os.defpath))
+        argv = (*runner, *_arguments(context, section, model), *section.args)
+        return Launch(argv, env, (model, Path(runner[0])))
+
+    def models(self, section: BackendSection, listing: Any, props: Any) -> tuple[ModelView, ...]:
+        """See Engine: the one model, with the context that each of its slots has."""
+        settings = props.get("default_generation_settings") if isinstance(props, dict) else None
+        context = positive(settings.get("n_ctx")) if isinstance(settings, dict) else None
+        can = _capabilities(section)
+        return tuple(model_view(entry, context or _trained_context(entry), can) for entry in entries(listing))
+
+    def concurrency(self, props: Any) -> int | None:
+        """See Engine: its slots."""
+        return positive(props.get("total_slots")) if isinstance(props, dict) else None
+
+
+def _capabilities(section: BackendSection) -> tuple[str, ...]:
+    if isinstance(section, LlamacppBackend) and section.rerank:
+        return ("rerank",)
+    if isinstance(section, LlamacppBackend) and section.embeddings:
+        return ("embeddings",)
+    return ("chat", "completions")
+
+
+def _trained_context(entry: dict[str, Any]) -> int | None:
+    meta = entry.get("meta")
+    return positive(meta.get("n_ctx_train")) if isinstance(meta, dict) else None
+
+
+def _model_file(context: LaunchContext, section: LlamacppBackend) -> Path:
+    found = context.resolve(context.profile, section, context.home)
+    if isinstance(found, Missing):
+        raise unrunnable(FailureKind.MISSING_MODEL, found.advice)
+    return found.path
+
+
+def _environment(context: LaunchContext, section: LlamacppBackend) -> dict[str, str]:
+    try:
+        own = {name: secret.expand(context.environ) for name, secret in section.env.items()}
+    except MissingVariableError as error:
+        raise unrunnable(FailureKind.BAD_SETTING, f"env of the backend {context.name}: {error}") from error
+    return {**context.environ, **own, KEY_VARIABLE: context.api_key.value}
+
+
+def _runner(section: LlamacppBackend, path: str) -> tuple[str, ...]:
+    """The program and what comes before llama.cpp's own arguments."""
+    if section.binary is not None:
+        return (_program(str(Path(section.binary).expanduser()), path),)
+    if section.runner == "binary":
+        return (_program(BINARY, path),)
+    found = shutil.which(BINARY, path=path)
+    return (found,) if found and section.runner == "auto" else _embedded(section)
+
+
+def _program(name: str, path: str) -> str:
+    found = shutil.which(name, path=path)
+    if found is None:
+        raise unrunnable(
+            FailureKind.MISSING_BINARY,
+            f"the program {name} is not there or not executable: install llama.cpp, set binary to its llama-server, "
+            "or use runner: embedded",
+        )
+    return found
+
+
+def _embedded(section: LlamacppBackend) -> tuple[str, ...]:
+    if section.args:
+        raise unrunnable(
+            FailureKind.BAD_SETTING,
+            "args are for the llama-server binary, and runner: embedded has none: remove args, or use runner: binary",
+        )
+    if importlib.util.find_spec(EMBEDDED_PACKAGE) is None:
+        raise unrunnable(
+            FailureKind.MISSING_BINARY,
+            f"there is neither a {BINARY} on the PATH nor the Python package {EMBEDDED_PACKAGE}: install llama.cpp, "
+            "or aigw with its extra 'embedded'",
+        )
+    # -P: a file that happens to lie in the working folder must not be imported in place of a package.
+    return (sys.executable, "-P", "-m", EMBEDDED_MODULE)
+
+
+def _arguments(context: LaunchContext, section: LlamacppBackend, model: Path) -> tuple[str, ...]:
+    """Flags that both runners take: the embedded one reads a small part of llama-server's."""
+    served = section.served_models or ()
+    flags: Mapping[str, object | None] = {
+        "--model": model,
+        "--alias": served[0] if served else None,
+        "--host": LOOPBACK,
+        "--port": context.port,
+        "--ctx-size": section.context,
+        "--parallel": section.parallel,
+        "--gpu-layers": section.gpu_layers,
+    }
+    switches = {"--embeddings": section.embeddings, "--rerank": section.rerank}
+    return (
+        *(word for flag, value in flags.items() if value is not None for word in (flag, str(value))),
+        *(switch for switch, on in switches.items() if on),
+        "--metrics",
+        "--slots",
+        "--no-webui",
+    )

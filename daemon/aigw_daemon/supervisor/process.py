@@ -1,0 +1,457 @@
+"""Engines as processes: start, recognise, watch, stop, sweep. The only place that starts or signals one.
+
+The supervisor sees engines through `Launcher`, which could as well start them on another machine. `LocalLauncher` is
+the one for this machine: each engine leads a session of its own, is watched and reaped through a pidfd, and is found
+again by its cookie (`AIGW_INSTANCE` and `AIGW_BACKEND` in its environment), whatever became of its leader.
+"""
+
+import asyncio
+import ctypes
+import errno
+import logging
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from aigw_daemon.identity import Identity, boot_id
+from aigw_daemon.state_file import Member
+from aigw_daemon.supervisor import kin, logs, ports, proctable
+from aigw_daemon.supervisor.failures import Exit
+from aigw_daemon.supervisor.ports import PortOwner
+from aigw_daemon.supervisor.proctable import BACKEND, INSTANCE
+from aigw_daemon.supervisor.watch import LocalProcess, all_ended, open_member, reap_ended
+
+STOP_GRACE: Final = 15.0
+"""Seconds between SIGTERM and SIGKILL (rule A7)."""
+KILL_SECONDS: Final = 5.0
+"""How long the kernel may take to end what was killed, before that is reported as unkillable (rule A7)."""
+KILL_ROUND_SECONDS: Final = 0.5
+"""After which the process table is looked at again."""
+TEND_SECONDS: Final = 1.0
+"""How often logs are checked; the cap of a log holds to within what is written in this time."""
+MEMBERS_EVERY: Final = 2
+"""Of those rounds, each how many-th looks for new descendants and orphans."""
+FOREIGN_ZOMBIE_SECONDS: Final = 60.0
+"""A zombie among our children of which nobody knows the parent is reaped after this long."""
+
+_TRANSIENT = frozenset({errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ETXTBSY, errno.ENOSPC})
+_SYSTEMD = frozenset(
+    {"NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_PID", "WATCHDOG_USEC", "INVOCATION_ID"}
+)
+"""Said by systemd to the daemon, and to nobody else."""
+_PR_SET_CHILD_SUBREAPER: Final = 36
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ProcessSpec:
+    """What to start. ``env`` is the whole environment; the cookie is added to it."""
+
+    name: str
+    """The backend, or ``gateway``: the second half of the cookie."""
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    log: Path
+    cwd: Path | None = None
+    pass_fds: tuple[int, ...] = ()
+    """Only the gateway worker gets any: no engine inherits a listener (rule A20)."""
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """What a stop or a sweep did. ``unkillable`` is left in spite of SIGKILL: never call that stopped."""
+
+    exit: Exit | None = None
+    killed: bool = False
+    """The leader did not heed SIGTERM."""
+    swept: int = 0
+    """How many processes the leader had left behind."""
+    unkillable: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What an engine's whole tree takes: resident bytes (shared pages counted for each), seconds of CPU so far."""
+
+    memory_bytes: int
+    cpu_seconds: float
+
+
+class LaunchError(Exception):
+    """A process could not be started. ``transient``: the system lacks something that may come back (rule A23)."""
+
+    def __init__(self, message: str, *, transient: bool = False, missing: bool = False) -> None:
+        super().__init__(message)
+        self.transient = transient
+        self.missing = missing
+        """The program isn't there, or isn't executable (rule A6)."""
+
+
+class NotAdopted(Exception):
+    """The process of an identity is gone, or is somebody else's; it was not signalled (rule A12)."""
+
+
+class Handle(Protocol):
+    """A running engine, or one that has ended and may have left something behind."""
+
+    @property
+    def identity(self) -> Identity:
+        """Of the leader."""
+
+    async def wait(self) -> Exit:
+        """How the leader ended; may be called by several, at any time, and cancelled without harm."""
+
+
+class Launcher(Protocol):
+    """Where engines run. Everything that touches a process goes through it."""
+
+    async def spawn(self, spec: ProcessSpec) -> Handle:
+        """Start a process as the leader of its own session. Cancelled, it leaves nothing running.
+
+        Raises LaunchError.
+        """
+
+    async def adopt(self, identity: Identity, *, log_path: Path | None = None) -> Handle:
+        """Take up a process that an earlier daemon has started, and whose log is there. Raises NotAdopted."""
+
+    def signal(self, handle: Handle, number: signal.Signals) -> None:
+        """Send a signal to the leader's process group, if it still runs."""
+
+    async def stop(self, handle: Handle, *, grace: float = STOP_GRACE, members: Iterable[Member] = ()) -> Stopped:
+        """End it: TERM, CONT, ``grace`` seconds, KILL, sweep (rules A7, A8). One that has ended is only swept.
+
+        ``members`` are known descendants, beside those that were seen while it ran.
+        """
+
+    async def sweep(self, name: str, members: Iterable[Member] = ()) -> Stopped:
+        """Kill all that carries the cookie and this name, or is among ``members``, and belongs to no running leader."""
+
+    def members(self, handle: Handle) -> tuple[Member, ...]:
+        """The leader's descendants as last seen, those included that have left its tree since."""
+
+    def usage(self, handle: Handle) -> Usage:
+        """What its whole tree takes now."""
+
+    async def tail(self, path: Path, lines: int, since: int = 0) -> list[str]:
+        """The last lines of a log after ``since`` bytes."""
+
+    def log_size(self, path: Path) -> int:
+        """Bytes in a log."""
+
+    def port_owner(self, port: int) -> PortOwner | None:
+        """Who listens on a loopback port; None when it is free (rule A15)."""
+
+    def listens(self, handle: Handle, port: int) -> bool:
+        """Whether the port is listened on by processes of this engine alone (rule A16)."""
+
+    def free_port(self, avoid: Collection[int] = ()) -> int:
+        """A loopback port that nobody listens on. Raises OSError when there is none."""
+
+    async def strays(self) -> set[str]:
+        """The names that processes with our cookie carry and that no running leader accounts for."""
+
+    async def tend(self) -> None:
+        """Keep logs below their cap, notice descendants, reap orphans; until cancelled."""
+
+
+def become_subreaper() -> None:
+    """Have orphans of our children become ours, so that they can be reaped (rule A9). Survives an exec."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        log.warning("cannot become a subreaper (%s): orphans of engines go to PID 1", os.strerror(number))
+
+
+class LocalLauncher:
+    """Runs engines on this machine. ``instance`` is the cookie: the same for every daemon of one home."""
+
+    def __init__(self, instance: str, *, kill_seconds: float = KILL_SECONDS, log_cap: int = logs.CAP) -> None:
+        self._instance = instance
+        self._kill_seconds = kill_seconds
+        self._log_cap = log_cap
+        self._running: dict[int, LocalProcess] = {}
+        self._zombies: dict[Member, float] = {}
+        """When each zombie of unknown origin was first seen; monotonic seconds."""
+
+    async def spawn(self, spec: ProcessSpec) -> LocalProcess:
+        """See Launcher.
+
+        There is no await between the start and the watch, so nothing can come between them (rule A10); a start takes a
+        few milliseconds.
+        """
+        pid = self._start(spec)
+        identity = Identity(
+            pid=pid,
+            start_ticks=_ticks(pid),
+            boot_id=boot_id(),
+            pgid=pid,
+            cookie=self._instance,
+            argv=spec.argv,
+        )
+        return self._watch(LocalProcess(spec.name, identity, spec.log, os.pidfd_open(pid)))
+
+    async def adopt(self, identity: Identity, *, log_path: Path | None = None) -> LocalProcess:
+        """See Launcher. One that we watch already is given as it is."""
+        known = self._running.get(identity.pid)
+        if known is not None and known.identity.start_ticks == identity.start_ticks:
+            return known
+        try:
+            descriptor = os.pidfd_open(identity.pid)
+        except OSError as error:
+            raise NotAdopted(f"process {identity.pid} is gone") from error
+        try:
+            # Checked after the pidfd was opened: from here on the number can't come to mean another process.
+            name = self._recognise(identity)
+        except NotAdopted:
+            reap_ended(descriptor)
+            os.close(descriptor)
+            raise
+        return self._watch(LocalProcess(name, identity, log_path, descriptor))
+
+    def signal(self, handle: Handle, number: signal.Signals) -> None:
+        """See Launcher."""
+        process = self._own(handle)
+        if process.running:
+            # The leader is not reaped, so its number is still its group's.
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.identity.pgid, number)
+
+    async def stop(self, handle: Handle, *, grace: float = STOP_GRACE, members: Iterable[Member] = ()) -> Stopped:
+        """See Launcher."""
+        process = self._own(handle)
+        await self._look_for_members()
+        self.signal(process, signal.SIGTERM)
+        # A stopped process can't act on SIGTERM before it is continued.
+        self.signal(process, signal.SIGCONT)
+        killed = process.running and not await process.ends_within(grace)
+        if killed:
+            self.signal(process, signal.SIGKILL)
+            await process.ends_within(self._kill_seconds)
+        swept = await self._sweep(process.name, process, members)
+        return Stopped(process.exit, killed, swept.swept, swept.unkillable)
+
+    async def sweep(self, name: str, members: Iterable[Member] = ()) -> Stopped:
+        """See Launcher."""
+        return await self._sweep(name, None, members)
+
+    def members(self, handle: Handle) -> tuple[Member, ...]:
+        """See Launcher."""
+        return self._own(handle).members
+
+    def usage(self, handle: Handle) -> Usage:
+        """See Launcher."""
+        process = self._own(handle)
+        pids = [process.identity.pid, *(member.pid for member in process.members)]
+        found = [entry for entry in map(proctable.read, pids) if entry is not None]
+        return Usage(
+            memory_bytes=sum(entry.resident_pages for entry in found) * proctable.PAGE,
+            cpu_seconds=sum(entry.cpu_ticks for entry in found) / proctable.TICKS,
+        )
+
+    async def tail(self, path: Path, lines: int, since: int = 0) -> list[str]:
+        """See Launcher."""
+        return await asyncio.to_thread(logs.tail, path, lines, since)
+
+    def log_size(self, path: Path) -> int:
+        """See Launcher."""
+        return logs.size(path)
+
+    def port_owner(self, port: int) -> PortOwner | None:
+        """See Launcher."""
+        if ports.is_free(port):
+            return None
+        return ports.owner(port, self._instance) or PortOwner(None, None, "unknown")
+
+    def listens(self, handle: Handle, port: int) -> bool:
+        """See Launcher."""
+        process = self._own(handle)
+        processes = proctable.table()
+        pid = process.identity.pid
+        return ports.held_by(port, {pid} | proctable.descendants(processes, {pid}))
+
+    def free_port(self, avoid: Collection[int] = ()) -> int:
+        """See Launcher."""
+        return ports.choose(avoid)
+
+    async def strays(self) -> set[str]:
+        """See Launcher."""
+        return await asyncio.to_thread(self._stray_names)
+
+    async def tend(self) -> None:
+        """See Launcher."""
+        rounds = 0
+        while True:
+            await asyncio.sleep(TEND_SECONDS)
+            rounds += 1
+            await self._keep_logs_small()
+            if rounds % MEMBERS_EVERY == 0:
+                await self._look_for_members()
+
+    def close(self) -> None:
+        """Stop watching; all processes are left as they are."""
+        for process in self._running.values():
+            process.close()
+        self._running.clear()
+
+    # --- starting and recognising
+
+    def _start(self, spec: ProcessSpec) -> int:
+        env = {name: value for name, value in spec.env.items() if name not in _SYSTEMD}
+        # setproctitle, with which vLLM names its workers, would otherwise overwrite the environment (SPT_NOENV).
+        env |= {INSTANCE: self._instance, BACKEND: spec.name, "SPT_NOENV": "1"}
+        output = None
+        try:
+            output = logs.open_append(spec.log)
+            process = subprocess.Popen(
+                spec.argv,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                close_fds=True,
+                pass_fds=spec.pass_fds,
+                start_new_session=True,
+                cwd=spec.cwd,
+                env=env,
+            )
+        except OSError as error:
+            raise _launch_error(spec, error, opened=output is not None) from error
+        finally:
+            if output is not None:
+                os.close(output)
+        # It is reaped by its pidfd: Popen is to believe that it is done, and not to wait for it as well.
+        process.returncode = 0
+        return process.pid
+
+    def _watch(self, process: LocalProcess) -> LocalProcess:
+        # Leaders that have ended are kept out here and not earlier: until then their group may have to be swept.
+        self._running = {pid: other for pid, other in self._running.items() if other.running}
+        self._running[process.identity.pid] = process
+        return process
+
+    def _own(self, handle: Handle) -> LocalProcess:
+        if not isinstance(handle, LocalProcess):
+            raise TypeError(f"a handle of another launcher: {handle!r}")
+        return handle
+
+    def _recognise(self, identity: Identity) -> str:
+        """The backend of an identity's process. Raises NotAdopted unless everything that is known of it agrees."""
+        found = proctable.read(identity.pid)
+        if identity.boot_id != boot_id() or found is None or found.zombie or found.start_ticks != identity.start_ticks:
+            raise NotAdopted(f"process {identity.pid} is gone")
+        mark = proctable.cookie(identity.pid)
+        if found.pgid != identity.pgid or mark is None or mark.instance != self._instance:
+            raise NotAdopted(f"process {identity.pid} is not one of this aigw: it is left alone")
+        return mark.backend
+
+    # --- sweeping
+
+    async def _sweep(self, name: str, leader: LocalProcess | None, members: Iterable[Member]) -> Stopped:
+        known = {*members, *(leader.members if leader else ())}
+        deadline = time.monotonic() + self._kill_seconds
+        killed: set[Member] = set()
+        while found := await asyncio.to_thread(self._survivors, name, leader, known):
+            if time.monotonic() > deadline:
+                return Stopped(swept=len(killed - found), unkillable=tuple(sorted(member.pid for member in found)))
+            killed |= found
+            # Their children are found while the parents that lead to them are there.
+            known |= found
+            await _kill(found)
+        await asyncio.to_thread(self._reap_orphans)
+        return Stopped(swept=len(killed))
+
+    def _survivors(self, name: str, leader: LocalProcess | None, known: set[Member]) -> set[Member]:
+        processes = proctable.table()
+        spared = kin.accounted_for(processes, self._leaders(but=leader)) | {os.getpid()}
+        cookie = proctable.Cookie(self._instance, name)
+        marked = {pid for pid in processes if pid not in spared and proctable.cookie(pid) == cookie}
+        group = kin.group(processes, leader.identity) if leader else set()
+        return kin.survivors(processes, known, marked | group, spared)
+
+    def _leaders(self, but: LocalProcess | None = None) -> list[kin.Leader]:
+        running = [process for process in list(self._running.values()) if process.running and process is not but]
+        return [kin.Leader(process.identity, process.members) for process in running]
+
+    def _stray_names(self) -> set[str]:
+        processes = proctable.table()
+        spared = kin.accounted_for(processes, self._leaders()) | {os.getpid()}
+        marks = (proctable.cookie(pid) for pid, entry in processes.items() if pid not in spared and not entry.zombie)
+        return {mark.backend for mark in marks if mark is not None and mark.instance == self._instance}
+
+    # --- tending
+
+    async def _keep_logs_small(self) -> None:
+        for process in list(self._running.values()):
+            path = process.log
+            if path is not None and logs.size(path) > self._log_cap:
+                await asyncio.to_thread(_rotate, path, self._log_cap)
+
+    async def _look_for_members(self) -> None:
+        leaders = [process for process in self._running.values() if process.running]
+        if leaders:
+            await asyncio.to_thread(self._note_members, leaders)
+
+    def _note_members(self, leaders: list[LocalProcess]) -> None:
+        processes = proctable.table()
+        for leader in leaders:
+            leader.members = kin.members(processes, kin.Leader(leader.identity, leader.members))
+        self._reap_orphans(processes)
+
+    def _reap_orphans(self, processes: dict[int, proctable.Process] | None = None) -> None:
+        """Reap zombies that were reparented to us, and no child that some other part of this program waits for."""
+        if processes is None:
+            processes = proctable.table()
+        zombies = kin.zombies(processes, parent=os.getpid(), but=self._running)
+        now = time.monotonic()
+        self._zombies = {member: self._zombies.get(member, now) for member in zombies}
+        sure = kin.orphans(processes, zombies, os.getpid(), self._leaders())
+        for member, first_seen in self._zombies.items():
+            if member in sure or now - first_seen > FOREIGN_ZOMBIE_SECONDS:
+                with suppress(ChildProcessError):
+                    os.waitpid(member.pid, os.WNOHANG)
+
+
+async def _kill(members: Iterable[Member]) -> None:
+    """Kill these, and wait a moment for them to end."""
+    descriptors = [opened for member in members if (opened := open_member(member)) is not None]
+    try:
+        for descriptor in descriptors:
+            with suppress(ProcessLookupError, PermissionError):
+                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        await all_ended(descriptors, KILL_ROUND_SECONDS)
+        for descriptor in descriptors:
+            reap_ended(descriptor)
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _rotate(path: Path, cap: int) -> None:
+    try:
+        logs.rotate(path, cap)
+    except OSError as error:
+        log.warning("cannot rotate %s: %s", path, error)
+
+
+def _ticks(pid: int) -> int:
+    found = proctable.read(pid)
+    if found is None:
+        raise LaunchError(f"process {pid} vanished before it was reaped: somebody else reaps our children")
+    return found.start_ticks
+
+
+def _launch_error(spec: ProcessSpec, error: OSError, *, opened: bool) -> LaunchError:
+    reason = error.strerror or str(error)
+    if not opened:
+        return LaunchError(f"cannot open the log {spec.log}: {reason}", transient=error.errno in _TRANSIENT)
+    return LaunchError(
+        f"cannot run {spec.argv[0]}: {reason}",
+        transient=error.errno in _TRANSIENT,
+        missing=error.errno in {errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.ENOTDIR},
+    )

@@ -1,0 +1,239 @@
+"""All backends of the active profile, each with a task of its own, in one TaskGroup."""
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from aigw_daemon.home import Home
+from aigw_daemon.profile.backends import BackendSection, LlamacppBackend, ProcessSection
+from aigw_daemon.profile.model import Profile
+from aigw_daemon.state_file import StateFile
+from aigw_daemon.supervisor.attached import AttachedBackend
+from aigw_daemon.supervisor.backend import Backend, BackendReport, Edges, Plan
+from aigw_daemon.supervisor.clock import Clock, SystemClock
+from aigw_daemon.supervisor.managed import ManagedBackend
+from aigw_daemon.supervisor.probe import HttpProber
+from aigw_daemon.supervisor.process import Launcher, NotAdopted, Stopped
+from aigw_daemon.words import State
+
+GATEWAY: Final = "gateway"
+"""The name of the gateway workers' processes: another part of the daemon looks after them."""
+SOFT: Final = frozenset(
+    {"description", "max_concurrency", "first_token_timeout", "cold_timeout", "start", "idle_stop", "group"}
+)
+"""What may change in a profile without the process having to be replaced."""
+
+log = logging.getLogger(__name__)
+
+
+class UnknownBackend(Exception):
+    """The active profile has no backend of this name."""
+
+    def __init__(self, name: str, choices: Sequence[str]) -> None:
+        super().__init__(f"there is no backend {name!r}; choose from: {', '.join(choices) or 'none'}")
+        self.name = name
+        self.choices = tuple(choices)
+
+
+class Supervisor:
+    """Keeps the backends of the active profile as they are wanted."""
+
+    def __init__(
+        self,
+        home: Home,
+        state: StateFile,
+        *,
+        launcher: Launcher,
+        activity: Callable[[str], float],
+        on_change: Callable[[], None],
+        clock: Clock | None = None,
+    ) -> None:
+        self._state = state
+        self._launcher = launcher
+        self._prober = HttpProber()
+        self._edges = Edges(
+            home=home,
+            state=state,
+            launcher=launcher,
+            prober=self._prober,
+            clock=clock or SystemClock(),
+            activity=activity,
+            on_change=on_change,
+            environ=dict(os.environ),
+        )
+        self._backends: dict[str, Backend] = {}
+        self._tasks: asyncio.TaskGroup | None = None
+        self._running = asyncio.Event()
+        self._over = asyncio.Event()
+        self._turn = asyncio.Lock()
+
+    async def run(self) -> None:
+        """Own all backends until `stop_all` is done. Cancelled, it leaves the engines running, to be adopted later."""
+        async with self._prober, asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            tending = tasks.create_task(self._launcher.tend(), name="tend")
+            self._running.set()
+            await self._over.wait()
+            tending.cancel()
+
+    async def apply(self, profile: Profile, *, start: bool = True) -> None:
+        """Make this the active profile: stop what it doesn't have, replace what it changes, spare what is the same.
+
+        Processes that an earlier daemon left running are adopted; those that nothing accounts for are ended (rules
+        A12, A18). ``start``: also start what the profile wants always on and the operator has not stopped.
+        """
+        await self._running.wait()
+        async with self._turn:
+            applied = self._state.document.applied
+            switched = applied is not None and applied != profile.file
+            plans = {name: Plan(name, section, profile) for name, section in profile.backends.items()}
+            await self._drop([name for name, backend in self._backends.items() if not _same(backend, plans.get(name))])
+            await self._discard(set(self._state.document.backends) - set(plans))
+            for plan in plans.values():
+                self._take_in(plan, replace=switched)
+            self._backends = {name: self._backends[name] for name in plans}
+            self._state.update(applied=profile.file)
+            wanted = [backend for backend in self._backends.values() if self._is_wanted(backend, start=start)]
+            await self._discard(await self._unaccounted(wanted), forget=False)
+            await _all(backend.start(by_operator=False) for backend in wanted)
+        self._edges.on_change()
+
+    async def start(self, names: Collection[str] = ()) -> None:
+        """Start these, or all; returns once that is under way. Raises UnknownBackend."""
+        await _all(backend.start() for backend in self._named(names))
+
+    async def stop(self, names: Collection[str] = ()) -> None:
+        """Stop these, or all, and keep them stopped until a start; returns when they are. Raises UnknownBackend."""
+        await _all(backend.stop(hold=True) for backend in self._named(names))
+
+    async def restart(self, names: Collection[str] = ()) -> None:
+        """Replace these, or all, by fresh ones; returns once that is under way. Raises UnknownBackend."""
+        await _all(backend.restart() for backend in self._named(names))
+
+    async def settled(self, names: Collection[str] = ()) -> dict[str, State]:
+        """Wait until none of these, or of all, is starting or stopping. Raises UnknownBackend."""
+        return {backend.name: await backend.settled() for backend in self._named(names)}
+
+    def demand(self, name: str) -> None:
+        """A request wants this backend: start it, unless the operator has stopped it. An unknown one is ignored."""
+        if (backend := self._backends.get(name)) is not None:
+            backend.demand()
+
+    async def stop_all(self) -> None:
+        """Stop everything at once, whoever started it (rule A22), and end `run`."""
+        async with self._turn:
+            await self._drop(list(self._backends))
+            await self._sweep_strays()
+            self._over.set()
+
+    async def sweep_strays(self) -> None:
+        """End every engine that an earlier daemon left running: nothing is to be served."""
+        async with self._turn:
+            await self._sweep_strays()
+
+    def reports(self) -> list[BackendReport]:
+        """All backends, in the order of the profile."""
+        return [backend.report() for backend in self._backends.values()]
+
+    def log_path(self, name: str) -> Path:
+        """Where a backend's output goes; its earlier part is beside it, with ``.1``. Raises UnknownBackend."""
+        self._named([name])
+        return self._edges.home.logs / f"{name}.log"
+
+    def _named(self, names: Collection[str]) -> list[Backend]:
+        for name in names:
+            if name not in self._backends:
+                raise UnknownBackend(name, list(self._backends))
+        return [self._backends[name] for name in names or self._backends]
+
+    # --- switching
+
+    def _take_in(self, plan: Plan, *, replace: bool) -> None:
+        known = self._backends.get(plan.name)
+        if known is not None:
+            known.plan = plan
+            return
+        if self._tasks is None:
+            raise RuntimeError("the supervisor is not running")
+        backend: Backend = (
+            ManagedBackend(plan, self._edges, replace=replace)
+            if plan.section.managed
+            else AttachedBackend(plan, self._edges)
+        )
+        self._backends[plan.name] = backend
+        self._tasks.create_task(backend.run(), name=f"backend {plan.name}")
+
+    def _is_wanted(self, backend: Backend, *, start: bool) -> bool:
+        """Whether it is to run now: the profile wants it, or it ran when the last daemon died."""
+        record = self._state.backend(backend.name)
+        if record.stopped_by_operator or backend.state is not State.STOPPED:
+            return False
+        section = backend.plan.section
+        always = section.always_on if isinstance(section, ProcessSection) and section.managed else True
+        return (start and always) or (record.wanted and record.identity is not None)
+
+    async def _drop(self, names: Sequence[str]) -> None:
+        """Stop these and end their tasks."""
+        dropped = [self._backends[name] for name in names]
+        await _all(backend.stop() for backend in dropped)
+        for backend in dropped:
+            backend.retire()
+            del self._backends[backend.name]
+
+    async def _unaccounted(self, wanted: Iterable[Backend]) -> set[str]:
+        """Names of processes that nobody is going to take up: not to be served, or with no record to know them by."""
+        taken_up = {backend.name for backend in wanted}
+        busy = {name for name, backend in self._backends.items() if backend.state is not State.STOPPED}
+        return (await self._left_running()) - taken_up - busy
+
+    async def _left_running(self) -> set[str]:
+        recorded = {name for name, record in self._state.document.backends.items() if record.identity is not None}
+        return (recorded | await self._launcher.strays()) - {GATEWAY}
+
+    async def _sweep_strays(self) -> None:
+        await self._discard(await self._left_running(), forget=False)
+
+    async def _discard(self, names: Iterable[str], *, forget: bool = True) -> None:
+        """End what runs under these names without a task of ours."""
+        await _all(self._end_left_over(name) for name in names if name not in self._backends or not forget)
+        for name in names:
+            if forget and name not in self._backends:
+                self._state.forget_backend(name)
+
+    async def _end_left_over(self, name: str) -> None:
+        record = self._state.backend(name)
+        stopped: Stopped | None = None
+        if record.identity is not None:
+            try:
+                handle = await self._launcher.adopt(record.identity)
+                stopped = await self._launcher.stop(handle, members=record.descendants)
+            except NotAdopted as error:
+                log.info("%s: %s", name, error)
+        if stopped is None:
+            stopped = await self._launcher.sweep(name, record.descendants)
+        if stopped.unkillable:
+            log.error("%s: processes %s survive SIGKILL", name, stopped.unkillable)
+        elif name in self._state.document.backends:
+            self._state.update_backend(name, identity=None, descendants=(), wanted=False)
+
+
+def _same(backend: Backend, plan: Plan | None) -> bool:
+    """Whether a running backend can stay as it is under another profile."""
+    return plan is not None and _essence(backend.plan) == _essence(plan)
+
+
+def _essence(plan: Plan) -> tuple[object, ...]:
+    """What its process is made from."""
+    section: BackendSection = plan.section
+    said = {field: getattr(section, field) for field in type(section).model_fields if field not in SOFT}
+    model = section.model if isinstance(section, LlamacppBackend) else None
+    return type(section), said, plan.profile.models.get(model) if model is not None else None
+
+
+async def _all(work: Iterable[Coroutine[Any, Any, None]]) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        for each in work:
+            tasks.create_task(each)
