@@ -64,6 +64,15 @@ def invalid_profile(problems: Iterable[str]) -> CommandError:
     )
 
 
+def went_away() -> CommandError:
+    """A stream that only the daemon's end can end has ended."""
+    return CommandError(
+        "aigwd went away meanwhile",
+        code="connection_lost",
+        hint="'aigw status' shows whether it is back, 'aigw logs daemon' what it said last",
+    )
+
+
 def daemon_missing() -> CommandError:
     """Nobody listens on the control socket of this home."""
     return CommandError(

@@ -5,7 +5,8 @@ from collections.abc import Collection, Iterator
 
 from rich.text import Text
 
-from aigw_cli.failure import CommandError, ExitCode, Interrupted
+from aigw_cli.explain import went_away
+from aigw_cli.failure import ExitCode, Interrupted
 from aigw_cli.render.up import change_line, progress_lines, summary
 from aigw_cli.screen import Screen
 from aigw_cli.settle import failures, settled, succeeded
@@ -34,11 +35,7 @@ def follow_to_ready(client: ControlClient, screen: Screen, names: Collection[str
             hint="'aigw status --watch' shows how far it is; 'aigw down' stops it",
         ) from None
     if final is None or not settled(final, names):
-        raise CommandError(
-            "aigwd ended while the backends were starting",
-            code="connection_lost",
-            hint="'aigw logs daemon' shows what it said last",
-        )
+        raise went_away()
     return _finish(final, screen, names, time.monotonic() - began)
 
 

@@ -23,6 +23,7 @@ Lines = Annotated[int, typer.Option("--lines", "-n", metavar="N", min=0, help="H
 
 def logs(backend: Of, follow: Follow = False, lines: Lines = 200, as_json: AsJson = False) -> ExitCode:
     """Show the log of a backend, of the gateway or of the daemon."""
+    from aigw_cli.explain import went_away
     from aigw_cli.screen import Screen
     from aigw_cli.session import daemon
     from aigw_daemon.control.client import DaemonNotRunning
@@ -36,6 +37,9 @@ def logs(backend: Of, follow: Follow = False, lines: Lines = 200, as_json: AsJso
             if backend != "daemon":
                 raise
             _show(_written(lines), screen)
+            return ExitCode.OK
+    if follow:
+        raise went_away()
     return ExitCode.OK
 
 

@@ -10,9 +10,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON; one object per
 
 Backends = Annotated[
     list[str] | None,
-    typer.Argument(
-        metavar="[BACKEND]...", help="Names of the profile; none means all.", autocompletion=completion.backends
-    ),
+    typer.Argument(metavar="BACKEND", help="Names of the profile; none means all.", autocompletion=completion.backends),
 ]
 
 ProfileName = Annotated[

@@ -16,6 +16,7 @@ Watch = Annotated[bool, typer.Option("--watch", "-w", help="Stay, and show every
 
 def status(watch: Watch = False, as_json: AsJson = False) -> ExitCode:
     """Show the daemon, the gateway and every backend."""
+    from aigw_cli.explain import went_away
     from aigw_cli.render.status import status_lines
     from aigw_cli.screen import Screen
     from aigw_cli.session import daemon
@@ -25,7 +26,8 @@ def status(watch: Watch = False, as_json: AsJson = False) -> ExitCode:
     with daemon() as client:
         if watch:
             _follow(client, screen)
-        elif as_json:
+            raise went_away()
+        if as_json:
             screen.document(client.status())
         else:
             screen.show(status_lines(client.status(), screen.look, AIGW_VERSION))

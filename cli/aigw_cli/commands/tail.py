@@ -6,6 +6,7 @@ from aigw_cli.failure import ExitCode
 
 def tail(as_json: AsJson = False) -> ExitCode:
     """Show requests as they finish; --json: as they begin, too."""
+    from aigw_cli.explain import went_away
     from aigw_cli.render.tail import heading, record_lines
     from aigw_cli.screen import Screen
     from aigw_cli.session import daemon
@@ -20,4 +21,4 @@ def tail(as_json: AsJson = False) -> ExitCode:
                 screen.record(event)
             elif event.get("event") == "finished":
                 screen.show(record_lines(event, screen.look))
-    return ExitCode.OK
+    raise went_away()

@@ -18,8 +18,9 @@ from pathlib import Path
 from aigw_daemon.control.schema import Problem
 from aigw_daemon.home import PRIVATE_FILE, Home
 
-DAEMON = (sys.executable, "-m", "aigw_daemon.main")
-"""The same interpreter as ours: the daemon of this installation, whatever PATH says."""
+DAEMON = (sys.executable, "-P", "-m", "aigw_daemon.main")
+"""The same interpreter as ours: the daemon of this installation, whatever PATH says. ``-P`` keeps Python from importing
+what happens to lie in the folder where `aigw` is typed."""
 
 READY_TIMEOUT = 30.0
 """Seconds a daemon may take to say that it is ready; it says so before any engine is."""

@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -298,7 +299,9 @@ class TestTail:
     def test_json_is_every_event(self, aigw: Aigw, daemon: FakeDaemon) -> None:
         events = [{"event": "started", "id": "r1"}, RECORD]
         daemon.streams("GET /v1/tail", events)
-        assert [json.loads(line) for line in aigw("tail", "--json").out.splitlines()] == events
+        lines = [json.loads(line) for line in aigw("tail", "--json").out.splitlines()]
+        assert lines[:2] == events
+        assert lines[2]["error"]["code"] == "connection_lost"
 
     def test_on_a_screen_the_error_stands_below(self) -> None:
         lines = record_lines(FAILED_RECORD, Look(width=60, plain=False))
@@ -315,3 +318,36 @@ def test_daemon_restart_waits_for_the_new_program(aigw: Aigw, daemon: FakeDaemon
     ran = aigw("daemon", "restart")
     assert (ran.code, ran.out) == (0, "aigwd 0.1.0 took over (PID 4711); engines and gateway went on\n")
     assert [asked.path for asked in daemon.asked] == ["/v1/status", "/v1/daemon/restart", "/v1/status", "/v1/status"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "path"),
+    [
+        (("status", "--watch"), "/v1/watch"),
+        (("tail",), "/v1/tail"),
+        (("logs", "coder", "-f"), "/v1/logs/coder"),
+    ],
+)
+def test_a_daemon_that_ends_while_somebody_watches_is_told(
+    aigw: Aigw, daemon: FakeDaemon, arguments: tuple[str, ...], path: str
+) -> None:
+    daemon.streams(f"GET {path}", [])
+    ran = aigw(*arguments)
+    assert ran.code == 1
+    assert ran.err == (
+        "aigw: aigwd went away meanwhile\n"
+        "  'aigw status' shows whether it is back, 'aigw logs daemon' what it said last\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("script", "usage"),
+    [
+        ("test-routing.sh", "Usage: aigw test-routing [OPTIONS] {MODEL}"),
+        ("tail-requests.py", "Usage: aigw tail [OPTIONS]"),
+    ],
+)
+def test_the_debugging_scripts_call_the_command(script: str, usage: str) -> None:
+    program = Path(__file__).resolve().parents[3] / "scripts" / "debugging" / script
+    done = subprocess.run([str(program), "--help"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(usage)

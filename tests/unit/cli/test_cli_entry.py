@@ -75,7 +75,7 @@ def test_the_version_is_told(aigw: Aigw) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["dwon"], "aigw: No such command 'dwon'. Did you mean 'down'?\n  'aigw --help' shows how\n"),
+        (["heatlh"], "aigw: No such command 'heatlh'. Did you mean 'health'?\n  'aigw --help' shows how\n"),
         (["logs"], "aigw: Missing argument 'BACKEND'.\n  'aigw logs --help' shows how\n"),
         (["profile"], "aigw: Missing command.\n  'aigw profile --help' shows how\n"),
     ],

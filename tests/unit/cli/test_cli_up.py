@@ -157,7 +157,8 @@ def test_a_daemon_that_ends_meanwhile_is_an_error(aigw: Aigw, daemon: FakeDaemon
     ran = aigw("up")
     assert ran.code == 1
     assert ran.err == (
-        "aigw: aigwd ended while the backends were starting\n  'aigw logs daemon' shows what it said last\n"
+        "aigw: aigwd went away meanwhile\n"
+        "  'aigw status' shows whether it is back, 'aigw logs daemon' what it said last\n"
     )
 
 
