@@ -159,8 +159,10 @@ class Operations:
             profile = choice.profile_to_use(self._parts.home, self._parts.state.document.profile, request.profile)
             choice.check_names(profile, request.backends)
             choice.check_models(profile, request.backends, self._parts.home)
-            await self._switch(profile)
-            await self._parts.supervisor.start(request.backends or choice.always_on(profile))
+            await self._switch(profile, start=not request.backends)
+            # By the operator's word: it also ends an earlier stop, and tries again what had failed.
+            if names := request.backends or choice.always_on(profile):
+                await self._parts.supervisor.start(names)
         return self.status()
 
     async def use_profile(self, name: str) -> Status:
@@ -251,7 +253,7 @@ class Operations:
             self._last = msgspec.structs.replace(fresh, revision=self._last.revision + 1)
             self._parts.gatekeeper.publish(self._last)
 
-    async def _switch(self, profile: Profile) -> None:
+    async def _switch(self, profile: Profile, *, start: bool = True) -> None:
         """Serve this profile: first the door, whose port may be taken, then the engines behind it."""
         parts = self._parts
         try:
@@ -262,7 +264,7 @@ class Operations:
             raise Refusal(409, "address_unusable", str(error), hint="change gateway.host in the profile") from error
         self._profile = profile
         parts.state.update(profile=profile.file, serving=True)
-        await parts.supervisor.apply(profile)
+        await parts.supervisor.apply(profile, start=start)
         self.publish()
 
     async def _change(self, verb: Callable[[list[str]], Any], names: list[str]) -> Status:
