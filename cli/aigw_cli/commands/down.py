@@ -28,7 +28,7 @@ def down(as_json: AsJson = False) -> ExitCode:
             _stop(client, screen)
             said = "everything is stopped"
         except DaemonNotRunning:
-            said = stop_all() or "aigwd was not running, and nothing of it was left"
+            said = stop_all() or "aigwd was not running; nothing that it left runs any more"
         except KeyboardInterrupt:
             hint = "'aigw status' shows whether it is over"
             raise Interrupted("interrupted: the stop goes on in the background", hint=hint) from None

@@ -15,10 +15,16 @@ def failure_lines(failure: CommandError, look: Look) -> list[Text]:
     """For a person, on standard error."""
     first, *rest = hanging(failure.message, look.width - len("aigw: "), indent="") or [Text()]
     lines = [Text("aigw: ", style="bold red").append_text(first), *(Text("      ").append_text(line) for line in rest)]
-    lines += [Text(_INDENT + clean(detail), overflow="fold") for detail in failure.details]
+    lines += [Text(_INDENT + clean(detail), overflow="fold") for detail in _unsaid(failure)]
     if failure.hint:
         lines += hanging(failure.hint, look.width, indent=_INDENT, style="cyan")
     return lines
+
+
+def _unsaid(failure: CommandError) -> tuple[str, ...]:
+    """The details, unless the hint names them all: choices are listed once."""
+    hint = failure.hint or ""
+    return () if all(detail in hint for detail in failure.details) else failure.details
 
 
 def as_document(failure: CommandError) -> dict[str, Any]:

@@ -9,8 +9,8 @@ _STEP = 10
 
 
 def step(event: PullEvent) -> str | None:
-    """What a plain log shows of this event: the phase, and its tenth. An unchanged step needs no new line."""
-    if event.phase == "done":
+    """What a plain log shows of this event: the phase, and its tenth; None for the end, which is told otherwise."""
+    if event.phase in {"done", "failed"}:
         return None
     if event.phase != "downloading" or not event.total_bytes:
         return f"{clean(event.model)}: {event.phase}"

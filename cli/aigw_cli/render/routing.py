@@ -8,11 +8,21 @@ from aigw_daemon.control.schema import CandidateInfo, RouteAnswer
 
 _COLUMNS = (Column("TRY", right=True), Column("BACKEND"), Column("MODEL"), Column("REASON"))
 
+_MATCHED = {
+    "route": "by its route",
+    "alias": "by an alias",
+    "direct": "as backend/model",
+    "listed": "as a model that a backend lists",
+    "pattern": "by a pattern",
+}
+"""How a name was resolved; the word of a newer daemon is shown as it is."""
+
 
 def routing_lines(answer: RouteAnswer, look: Look, *, explain: bool) -> list[Text]:
     """The kept candidates; with ``explain``, or when nothing is left, the skipped ones as well."""
     kept = [candidate for candidate in answer.candidates if candidate.kept]
-    lines = [Text(clean(answer.model), style="bold").append(f"  matched as {clean(answer.matched or '')}", style="dim")]
+    how = _MATCHED.get(answer.matched or "", f"as {clean(answer.matched or '')}")
+    lines = [Text(clean(answer.model), style="bold").append(f"  matched {how}", style="dim")]
     shown = answer.candidates if explain or not kept else kept
     if shown:
         lines += [Text(), *table(_COLUMNS, _rows(shown))]

@@ -94,7 +94,7 @@ def _row(backend: BackendStatus, look: Look) -> Row:
         "NAME": clean(backend.name),
         "ENGINE": clean(backend.engine),
         "PID": _number(backend.pid),
-        "ADDRESS": clean(backend.address or ""),
+        "ADDRESS": clean((backend.address or "").removeprefix("http://")),
         "GPU": ",".join(clean(str(gpu)) for gpu in backend.gpus),
         "MEMORY": memory(backend.memory_bytes),
         "MODELS": _models(backend.models, look),

@@ -136,7 +136,7 @@ class TestPull:
         problem = Problem(code="checksum", message="m has the checksum cd, not ab", hint="fetch it again")
         daemon.streams("POST /v1/pull", [PullEvent(phase="failed", model="m", error=problem)])
         ran = aigw("pull", "m")
-        assert (ran.code, ran.out) == (1, "m: failed\n")
+        assert (ran.code, ran.out) == (1, "")
         assert ran.err == "aigw: m has the checksum cd, not ab\n  fetch it again\n"
 
     def test_a_pull_that_breaks_off_is_an_error(self, aigw: Aigw, daemon: FakeDaemon) -> None:
@@ -250,7 +250,7 @@ class TestRouting:
         daemon.answers("POST /v1/route", self.ANSWER)
         ran = aigw("test-routing", "qwen", "--assume-down", "coder")
         assert ran.out == (
-            "qwen  matched as route\n"
+            "qwen  matched by its route\n"
             "\n"
             "TRY  BACKEND  MODEL       REASON\n"
             "  1  ollama   qwen2.5:7b  ready\n"

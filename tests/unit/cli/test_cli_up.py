@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from aigw_daemon.control import launch
 from aigw_daemon.control.schema import GatewayStatus, Problem, PullEvent, Status
 from tests.support.fake_daemon import Asked, ControlC, FakeDaemon, LastWords
 from tests.support.statuses import starter
@@ -222,4 +223,16 @@ def test_an_unknown_backend_is_exit_code_4_with_the_names(aigw: Aigw, daemon: Fa
     daemon.refuses("POST /v1/backends/start", problem, 404)
     ran = aigw("start", "lama")
     assert (ran.code, ran.out) == (4, "")
-    assert ran.err == ("aigw: there is no backend 'lama' in the active profile\n  llamacpp\n  choose from: llamacpp\n")
+    assert ran.err == ("aigw: there is no backend 'lama' in the active profile\n  choose from: llamacpp\n")
+
+
+def test_down_without_a_daemon_stops_what_it_left(aigw: Aigw, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "stop_all", lambda: "stopped llamacpp (PID 4713)")
+    ran = aigw("down")
+    assert (ran.code, ran.out, ran.err) == (0, "stopped llamacpp (PID 4713)\n", "")
+
+
+def test_down_with_nothing_left_is_no_error(aigw: Aigw, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "stop_all", lambda: "")
+    ran = aigw("down")
+    assert (ran.code, ran.out) == (0, "aigwd was not running; nothing that it left runs any more\n")
