@@ -126,7 +126,7 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     async def http_error(request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else HTTPStatus.INTERNAL_SERVER_ERROR
-        allow = (error.headers or {}).get("allow") if isinstance(error, HTTPException) else None
+        allow = (error.headers or {}).get("Allow") if isinstance(error, HTTPException) else None
         return _envelope(_routing_error(status, request, allow))
 
     app.add_exception_handler(ApiError, api_error)

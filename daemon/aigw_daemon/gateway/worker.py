@@ -64,14 +64,15 @@ class Worker:
         self._gateway = Gateway(self._upstream, self._send)
         self._grace: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         self._at_once = asyncio.Event()
+        self._told = asyncio.Event()
 
     async def run(self) -> None:
         """Serve, drain when told, and let the daemon have the last records."""
         self._hear_signals()
-        await self._gateway.server.listen([listener.dup() for listener in self._sockets])
         async with asyncio.TaskGroup() as tasks:
             services = [
                 tasks.create_task(self._link.run(), name="link"),
+                tasks.create_task(self._listen_when_told(), name="listen"),
                 tasks.create_task(self._gateway.reporter.run(), name="reporter"),
                 tasks.create_task(self._gateway.server.watch(), name="watch"),
             ]
@@ -80,6 +81,12 @@ class Worker:
             for service in services:
                 service.cancel()
         await self._upstream.aclose()
+
+    async def _listen_when_told(self) -> None:
+        """Accept from the first snapshot on: until then callers wait in the kernel's queue, and none is turned away."""
+        await self._told.wait()
+        if not self._grace.done():
+            await self._gateway.server.listen([listener.dup() for listener in self._sockets])
 
     async def _drain_when_told(self) -> None:
         grace = await self._grace
@@ -116,6 +123,7 @@ class Worker:
             case Snapshot():
                 self._gateway.live.replace(message)
                 self._gateway.server.limits = message.gateway
+                self._told.set()
             case Tail():
                 self._gateway.reporter.tailing = message.on
             case Drain():
