@@ -9,6 +9,8 @@ from pathlib import Path
 
 from tests.support.engines import CHECKOUT
 
+RUN_SECONDS = 300
+"""A first run installs everything: half a minute, and more on a busy machine or a slow line."""
 COPIED = (
     "requirements.lock",
     "requirements-dev.lock",
@@ -36,7 +38,7 @@ class CheckoutCopy:
             env=self.environment() | environment,
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=RUN_SECONDS,
             check=False,
         )
 
