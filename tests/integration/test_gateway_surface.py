@@ -1,5 +1,6 @@
 """The rest of the surface: models, health, documentation, CORS, and errors in one envelope everywhere."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -64,15 +65,18 @@ def error_of(answer: httpx.Response) -> dict[str, Any]:
     return dict(error)
 
 
-async def test_without_a_snapshot_only_liveness_is_well(worker: GatewayProcess) -> None:
-    async with gateway_process() as fresh, httpx.AsyncClient(base_url=fresh.url) as client:
-        assert (await client.get("/health/live")).status_code == 200
-        assert (await client.get("/health/ready")).status_code == 503
-        assert (await client.get("/health")).json()["status"] == "unavailable"
-        assert (await client.get("/v1/models")).status_code == 503
-        answer = await client.post("/v1/chat/completions", json={"model": "m", "messages": []})
-        assert answer.status_code == 503
-        assert answer.headers["retry-after"] == "1"
+async def test_a_caller_that_comes_before_the_first_snapshot_waits_for_it(worker: GatewayProcess) -> None:
+    async with (
+        gateway_process() as fresh,
+        httpx.AsyncClient(base_url=fresh.url) as client,
+        asyncio.TaskGroup() as tasks,
+    ):
+        asked = tasks.create_task(client.get("/health", timeout=20))
+        done, _ = await asyncio.wait({asked}, timeout=0.3)
+        assert not done  # it is in the kernel's queue: neither refused nor turned away
+        new.push(snapshot(backend("local", new.port), routes=[route("chat", ("local", "m"))]))
+        answer = await asked
+        assert (answer.status_code, answer.json()["status"]) == (200, "ok")
 
 
 @pytest.mark.parametrize("prefix", ["/v1", ""])
