@@ -21,7 +21,8 @@ def health_of(snapshot: Snapshot | None) -> tuple[int, dict[str, Any]]:
         reasons = ["the gateway has not heard from its daemon yet"]
         return 503, {"status": "unavailable", "profile": None, "providers": {}, "reasons": reasons}
     able = any(_able(backend) for backend in snapshot.backends)
-    reasons = [_reason(backend) for backend in snapshot.backends if not _well(backend)]
+    # What the operator stopped is no trouble, unless nothing else is left.
+    reasons = [_reason(backend) for backend in snapshot.backends if not (able and _well(backend))]
     if not snapshot.backends:
         reasons = [f"the profile {snapshot.profile!r} has no backends"]
     status = "unavailable" if not able else "degraded" if reasons else "ok"

@@ -1,0 +1,64 @@
+"""What goes up to the daemon, how often, and what is only counted."""
+
+import asyncio
+
+from aigw_daemon.gateway.reporter import RECORDS_PER_SECOND, Reporter
+from aigw_daemon.link.messages import Load, Records, RequestRecord, Up
+from tests.support.wait import eventually
+
+RECORD = RequestRecord("req_1", 0.0, "chat/completions", "m", 200, stream=False, duration_ms=1.0, overhead_ms=0.1)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def test_records_above_the_cap_are_counted_not_kept() -> None:
+    sent: list[Up] = []
+    clock = Clock()
+    reporter = Reporter(sent.append, clock)
+    for _ in range(RECORDS_PER_SECOND + 7):
+        reporter.record(RECORD)
+    reporter.flush()
+    assert [(len(batch.records), batch.dropped) for batch in sent if isinstance(batch, Records)] == [
+        (RECORDS_PER_SECOND, 7)
+    ]
+    clock.now = 1.0
+    reporter.record(RECORD)
+    reporter.flush()
+    assert sent[-1] == Records((RECORD,), 0)
+
+
+async def test_counts_in_flight_are_sent_when_they_changed() -> None:
+    sent: list[Up] = []
+    reporter = Reporter(sent.append)
+    reporter.enter("a")
+    reporter.enter("a")
+    reporter.enter("b")
+    reporter.leave("a")
+    assert reporter.in_flight == 2
+    reporter.flush()
+    reporter.flush()
+    assert sent == [Load({"a": 1, "b": 1})]
+
+
+async def test_a_burst_is_a_few_messages_and_silence_is_none() -> None:
+    sent: list[Up] = []
+    reporter = Reporter(sent.append)
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(reporter.run())
+        for _ in range(500):
+            reporter.enter("a")
+            reporter.leave("a")
+            reporter.record(RECORD)
+        await eventually(lambda: sum(len(batch.records) for batch in sent if isinstance(batch, Records)) == 500)
+        await eventually(lambda: any(isinstance(message, Load) for message in sent))
+        count = len(sent)
+        assert count <= 4
+        await asyncio.sleep(0.4)  # silence has no event to wait for
+        assert len(sent) == count
+        running.cancel()

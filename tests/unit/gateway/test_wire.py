@@ -1,0 +1,126 @@
+"""The envelope, header lines, and which Host and Origin pass."""
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aigw_daemon.gateway.failures import AttemptFailed, Kind, spent
+from aigw_daemon.gateway.health import health_of
+from aigw_daemon.gateway.hosts import HostPolicy
+from aigw_daemon.gateway.live import ENDPOINTS, upstream_path
+from aigw_daemon.gateway.routing import Decision
+from aigw_daemon.gateway.wire import ApiError, header, kind, relayed_error, status_line
+from aigw_daemon.words import State
+from tests.support.gateway import backend, snapshot
+
+
+@given(st.integers(400, 599))
+def test_every_error_status_has_a_type_and_a_code(status: int) -> None:
+    type_, code = kind(status)
+    assert type_.endswith("error")
+    assert code
+    error = msgspec.json.decode(ApiError(status, "text").body())["error"]
+    assert error == {"message": "text", "type": type_, "param": None, "code": code}
+
+
+@given(st.text())
+def test_no_value_breaks_out_of_its_header_line(value: str) -> None:
+    line = header("x-test", value.encode("utf-8", "replace").decode())
+    assert line.endswith(b"\r\n")
+    assert not set(line[:-2]) & {0, 10, 13}
+    assert line.isascii()
+
+
+@given(st.binary(max_size=300))
+def test_whatever_an_engine_says_becomes_the_envelope(body: bytes) -> None:
+    error = msgspec.json.decode(relayed_error(400, body).body())["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["message"]
+
+
+def test_numeric_codes_of_engines_are_replaced() -> None:
+    error = relayed_error(
+        400, b'{"error":{"message":"too hot","type":"BadRequestError","param":"temperature","code":400}}'
+    )
+    assert (error.message, error.type, error.param, error.code) == (
+        "too hot", "BadRequestError", "temperature", "invalid_request",
+    )  # fmt: skip
+
+
+def test_a_status_line_has_its_phrase() -> None:
+    assert status_line(404) == b"HTTP/1.1 404 Not Found\r\n"
+    assert status_line(599) == b"HTTP/1.1 599 \r\n"
+
+
+@pytest.mark.parametrize(
+    ("kinds", "status"),
+    [
+        ([], 503),
+        ([Kind.UNREACHABLE], 503),
+        ([Kind.LIMITED], 429),
+        ([Kind.LIMITED, Kind.UNREACHABLE], 503),
+        ([Kind.LIMITED, Kind.FAILED], 500),
+        ([Kind.UNREACHABLE, Kind.FAILED], 500),
+    ],
+)
+def test_a_spent_chain_has_one_status(kinds: list[Kind], status: int) -> None:
+    met = [(f"b{number}", AttemptFailed(what, "detail")) for number, what in enumerate(kinds)]
+    assert spent(Decision("m", "route", "m", ()), met).status == status
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "LocalHost:80", "127.0.0.1", "127.9.9.9:4000", "[::1]:4000", "a.localhost", "my.lan:1"]
+)
+def test_hosts_of_this_machine_and_of_the_profile_pass(host: str) -> None:
+    policy = HostPolicy(allowed_hosts=["My.Lan"])
+    assert policy.refusal(host.encode(), None) is None
+    assert policy.refusal(host.encode(), None) is None
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example", "10.0.0.1", "0.0.0.0", "[::2]", "127.1.evil"],
+)
+def test_other_hosts_do_not(host: str) -> None:
+    refusal = HostPolicy().refusal(host.encode(), None)
+    assert refusal is not None
+    assert refusal.status == 403
+    assert host in refusal.message
+
+
+def test_a_profile_may_let_every_origin_in() -> None:
+    assert HostPolicy(cors_origins=["*"]).refusal(b"localhost", b"https://any.example") is None
+
+
+def test_only_known_upstream_paths_are_ever_built() -> None:
+    assert {upstream_path("/v1/", endpoint) for endpoint in ENDPOINTS} == {"/v1/chat/completions", "/v1/completions"}
+    with pytest.raises(ValueError, match="is not an upstream path"):
+        upstream_path("/v1", "../api/delete")
+
+
+@pytest.mark.parametrize(
+    ("state", "wanted", "status", "word"),
+    [
+        (State.READY, True, 200, "ok"),
+        (State.STOPPED, True, 200, "ok"),
+        (State.STOPPED, False, 503, "unavailable"),
+        (State.DEGRADED, True, 200, "degraded"),
+        (State.STARTING, True, 503, "unavailable"),
+        (State.FAILED, True, 503, "unavailable"),
+    ],
+)
+def test_health_follows_the_states(state: State, wanted: bool, status: int, word: str) -> None:
+    got, health = health_of(snapshot(backend("b", 1, state=state, wanted=wanted)))
+    assert (got, health["status"]) == (status, word)
+    assert bool(health["reasons"]) == (word != "ok")
+
+
+def test_one_backend_that_serves_is_enough_to_be_degraded() -> None:
+    got, health = health_of(snapshot(backend("a", 1), backend("b", 2, state=State.FAILED, why="no such file")))
+    assert (got, health["status"], health["reasons"]) == (200, "degraded", ["b is failed: no such file"])
+
+
+def test_a_profile_without_backends_says_so() -> None:
+    got, health = health_of(snapshot())
+    assert (got, health["reasons"]) == (503, ["the profile 'test' has no backends"])
