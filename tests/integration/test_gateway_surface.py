@@ -74,7 +74,7 @@ async def test_a_caller_that_comes_before_the_first_snapshot_waits_for_it(worker
         asked = tasks.create_task(client.get("/health", timeout=20))
         done, _ = await asyncio.wait({asked}, timeout=0.3)
         assert not done  # it is in the kernel's queue: neither refused nor turned away
-        new.push(snapshot(backend("local", new.port), routes=[route("chat", ("local", "m"))]))
+        fresh.push(snapshot(backend("local", fresh.port), routes=[route("chat", ("local", "m"))]))
         answer = await asked
         assert (answer.status_code, answer.json()["status"]) == (200, "ok")
 
