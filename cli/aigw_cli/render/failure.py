@@ -6,7 +6,6 @@ from rich.text import Text
 
 from aigw_cli.failure import CommandError
 from aigw_cli.render.look import Look, hanging
-from aigw_cli.render.text import clean
 
 _INDENT = "  "
 
@@ -15,7 +14,8 @@ def failure_lines(failure: CommandError, look: Look) -> list[Text]:
     """For a person, on standard error."""
     first, *rest = hanging(failure.message, look.width - len("aigw: "), indent="") or [Text()]
     lines = [Text("aigw: ", style="bold red").append_text(first), *(Text("      ").append_text(line) for line in rest)]
-    lines += [Text(_INDENT + clean(detail), overflow="fold") for detail in _unsaid(failure)]
+    for detail in _unsaid(failure):
+        lines += hanging(detail, look.width, indent=_INDENT, further=_INDENT)
     if failure.hint:
         lines += hanging(failure.hint, look.width, indent=_INDENT, style="cyan")
     return lines

@@ -101,8 +101,11 @@ def packed(parts: Iterable[str], width: int, *, indent: str, separator: str = " 
     return [piece for line in lines for piece in hanging(line.strip(), width, indent=indent, style=style)]
 
 
-def hanging(text: str, width: int, *, indent: str, style: str = "") -> list[Text]:
-    """A sentence broken at blanks, every line indented alike; plain text stays on one line."""
+def hanging(text: str, width: int, *, indent: str, further: str = "", style: str = "") -> list[Text]:
+    """A sentence broken at blanks, every line indented, all but the first by ``further`` more.
+
+    Plain text stays on one line.
+    """
     room = max(20, width - len(indent))
-    lines = textwrap.wrap(clean(text), room, break_long_words=False, break_on_hyphens=False)
+    lines = textwrap.wrap(clean(text), room, subsequent_indent=further, break_long_words=False, break_on_hyphens=False)
     return [Text(indent).append(line, style=style) for line in lines]
