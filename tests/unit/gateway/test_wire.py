@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from aigw_daemon.gateway.failures import AttemptFailed, Kind, spent
 from aigw_daemon.gateway.health import health_of
 from aigw_daemon.gateway.hosts import HostPolicy
-from aigw_daemon.gateway.live import ENDPOINTS, upstream_path
+from aigw_daemon.gateway.live import CHAT, ENDPOINTS, Live, upstream_path
 from aigw_daemon.gateway.routing import Decision
 from aigw_daemon.gateway.wire import ApiError, header, kind, relayed_error, status_line
 from aigw_daemon.words import State
@@ -114,6 +114,13 @@ def test_health_follows_the_states(state: State, wanted: bool, status: int, word
     got, health = health_of(snapshot(backend("b", 1, state=state, wanted=wanted)))
     assert (got, health["status"]) == (status, word)
     assert bool(health["reasons"]) == (word != "ok")
+
+
+def test_without_a_snapshot_nothing_is_available() -> None:
+    got, health = health_of(None)
+    assert (got, health["status"], health["profile"]) == (503, "unavailable", None)
+    assert health["reasons"] == ["the gateway has not heard from its daemon yet"]
+    assert Live().plan(CHAT, "m") is None
 
 
 def test_one_backend_that_serves_is_enough_to_be_degraded() -> None:
