@@ -88,6 +88,8 @@ def main() -> None:
         loop="uvloop",
         http="httptools",
         lifespan="off",
+        ws="none",
+        proxy_headers=False,
         log_level="warning",
         access_log=False,
         server_header=False,
