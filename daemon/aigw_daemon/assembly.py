@@ -15,7 +15,7 @@ from aigw_daemon.control.schema import UpRequest
 from aigw_daemon.gatekeeper.gatekeeper import Gatekeeper
 from aigw_daemon.history.hub import RecordHub
 from aigw_daemon.home import Home
-from aigw_daemon.leftovers import stop_leftovers
+from aigw_daemon.leftovers import Leftovers, stop_leftovers
 from aigw_daemon.link.daemon import LinkServer
 from aigw_daemon.link.messages import Demand, Records, Started
 from aigw_daemon.models.puller import Puller
@@ -131,8 +131,8 @@ class Daemon:
         await self._state.close()
         return ending
 
-    async def stop_leftovers(self) -> int:
-        """Instead of `run`: stop what an earlier daemon left; returns how many processes could not be stopped."""
+    async def stop_leftovers(self) -> Leftovers:
+        """Instead of `run`: stop what an earlier daemon left."""
         return await stop_leftovers(self._state, self._launcher)
 
     def stop(self) -> None:

@@ -2,39 +2,65 @@
 
 import asyncio
 import logging
+from dataclasses import dataclass, field
 
+from aigw_daemon.gatekeeper.worker import NAME as GATEWAY
 from aigw_daemon.identity import Identity
 from aigw_daemon.state_file import Member, StateFile
-from aigw_daemon.supervisor.process import Launcher, NotAdopted
+from aigw_daemon.supervisor.process import Launcher, NotAdopted, Stopped
 
 log = logging.getLogger(__name__)
 
 
-async def stop_leftovers(state: StateFile, launcher: Launcher) -> int:
+@dataclass
+class Leftovers:
+    """What was found, by the names of backends (``gateway`` for the worker)."""
+
+    stopped: list[str] = field(default_factory=list)
+    unkillable: list[int] = field(default_factory=list)
+    """PIDs that survive SIGKILL."""
+
+    def __str__(self) -> str:
+        """One sentence for the operator."""
+        found = ", ".join(sorted(self.stopped))
+        if self.unkillable:
+            return (
+                f"these processes survive SIGKILL: {', '.join(map(str, self.unkillable))}; stopped: {found or 'none'}"
+            )
+        return f"stopped what was left: {found}" if found else "nothing was left running"
+
+    def note(self, name: str, outcome: Stopped) -> None:
+        """Count one stop or sweep."""
+        self.unkillable.extend(outcome.unkillable)
+        if name not in self.stopped and not outcome.unkillable:
+            self.stopped.append(name)
+
+
+async def stop_leftovers(state: StateFile, launcher: Launcher) -> Leftovers:
     """Stop every process of this home: those that the state file names, then all that carry its cookie.
 
-    Returns how many could not be stopped. The caller holds the lock of the home.
+    The caller holds the lock of the home.
     """
-    document = state.document
-    known = [(record.identity, record.descendants) for record in document.backends.values()]
+    document, leftovers = state.document, Leftovers()
     async with asyncio.TaskGroup() as tasks:
-        stops = [
-            tasks.create_task(_stop(launcher, identity, members))
-            for identity, members in [(document.gateway, ()), *known]
-            if identity is not None
-        ]
-    left = sum(stop.result() for stop in stops)
+        if document.gateway is not None:
+            tasks.create_task(_stop(launcher, leftovers, GATEWAY, document.gateway, ()))
+        for name, record in document.backends.items():
+            if record.identity is not None:
+                tasks.create_task(_stop(launcher, leftovers, name, record.identity, record.descendants))
     for name in await launcher.strays():
-        left += len((await launcher.sweep(name)).unkillable)
+        leftovers.note(name, await launcher.sweep(name))
     state.update(serving=False, gateway=None)
     await state.close()
-    return left
+    return leftovers
 
 
-async def _stop(launcher: Launcher, identity: Identity, members: tuple[Member, ...]) -> int:
+async def _stop(
+    launcher: Launcher, leftovers: Leftovers, name: str, identity: Identity, members: tuple[Member, ...]
+) -> None:
     try:
         handle = await launcher.adopt(identity)
     except NotAdopted as error:
-        log.info("%s", error)
-        return 0
-    return len((await launcher.stop(handle, members=members)).unkillable)
+        log.info("%s: %s", name, error)
+    else:
+        leftovers.note(name, await launcher.stop(handle, members=members))

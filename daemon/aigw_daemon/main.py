@@ -69,7 +69,9 @@ async def _run(home: Home, options: argparse.Namespace, lock: int) -> int:
         loop.add_signal_handler(number, daemon.stop)
     loop.add_signal_handler(signal.SIGHUP, lambda: None)  # a terminal that closes takes nothing with it
     if options.stop_all:
-        return EXIT_FAILED if await daemon.stop_leftovers() else 0
+        leftovers = await daemon.stop_leftovers()
+        sys.stdout.write(f"{leftovers}\n")
+        return EXIT_FAILED if leftovers.unkillable else 0
     ending = await daemon.run(
         on_ready=lambda: _tell(options.ready_fd, {"ready": True}), serve=options.up, profile=options.profile
     )

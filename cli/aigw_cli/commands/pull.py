@@ -22,10 +22,13 @@ def pull(
     from aigw_cli.pulling import pull as fetch
     from aigw_cli.screen import Screen
     from aigw_cli.session import daemon
+    from aigw_daemon.control.launch import ensure_daemon
     from aigw_daemon.control.schema import PullRequest
+    from aigw_daemon.home import Home
 
     place = absolute_profile(profile)
     request = PullRequest(model=absolute_source(model), sha256=sha256, name=name, profile=place)
+    ensure_daemon(Home.from_environment())
     with daemon() as client:
         fetch(client, Screen(as_json=as_json), request)
     return ExitCode.OK

@@ -28,7 +28,8 @@ async def pull_events(puller: Puller, profile: Profile, request: PullRequest) ->
                     already=step.already,
                 )
     except PullError as error:
-        problem = Problem(code=f"pull_{error.reason}", message=str(error))
+        unknown = error.reason == "not_found" and not _is_source(request.model)
+        problem = Problem(code="unknown_model" if unknown else f"pull_{error.reason}", message=str(error))
         yield PullEvent(phase="failed", model=name, error=problem)
 
 
