@@ -26,6 +26,9 @@ HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Say hell
 LONG = 2_000
 """Tokens: many seconds of generation on any machine that tests run on."""
 
+NOTICED_SECONDS = 4.0
+"""The gateway closes the upstream at once; llama.cpp itself looks for that about once a second."""
+
 T = TypeVar("T")
 
 
@@ -177,17 +180,17 @@ async def test_a_stream_with_several_choices_ends_whole(client: openai.AsyncOpen
     assert finished == {0, 1}
 
 
-async def test_a_cancelled_stream_frees_the_engine_within_a_second(client: openai.AsyncOpenAI, engine: int) -> None:
+async def test_a_cancelled_stream_frees_the_engine(client: openai.AsyncOpenAI, engine: int) -> None:
     stream = await client.chat.completions.create(model=MODEL, messages=HELLO, stream=True, max_tokens=LONG)
     await anext(aiter(stream))
     assert await slots_busy(engine) == 1
     left = monotonic()
     await stream.close()
     while await slots_busy(engine):
-        assert monotonic() - left < 1.5
+        assert monotonic() - left < NOTICED_SECONDS
 
 
-async def test_a_cancelled_answer_frees_the_engine_within_a_second(client: openai.AsyncOpenAI, engine: int) -> None:
+async def test_a_cancelled_answer_frees_the_engine(client: openai.AsyncOpenAI, engine: int) -> None:
     async with asyncio.TaskGroup() as tasks:
         asking = tasks.create_task(client.chat.completions.create(model=MODEL, messages=HELLO, max_tokens=LONG))
         while not await slots_busy(engine):
@@ -195,7 +198,7 @@ async def test_a_cancelled_answer_frees_the_engine_within_a_second(client: opena
         asking.cancel()
         left = monotonic()
     while await slots_busy(engine):
-        assert monotonic() - left < 1.5
+        assert monotonic() - left < NOTICED_SECONDS
 
 
 async def test_records_carry_the_engines_counts(gateway: GatewayProcess, client: openai.AsyncOpenAI) -> None:
