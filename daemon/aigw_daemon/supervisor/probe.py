@@ -44,10 +44,10 @@ class Listing:
 class Prober(Protocol):
     """How the supervisor asks engines; tests have their own."""
 
-    async def ready(self, engine: Engine, section: BackendSection, base: str, key: Secret) -> Reading:
+    async def ready(self, engine: Engine, section: BackendSection, base: str, key: Secret | None) -> Reading:
         """Whether the engine at ``base`` serves what ``section`` names (rule A1)."""
 
-    async def alive(self, engine: Engine, base: str, key: Secret) -> str | None:
+    async def alive(self, engine: Engine, base: str, key: Secret | None) -> str | None:
         """What is wrong with a running engine; None when nothing is (rule A3)."""
 
     async def listing(self, base: str, key: Secret | None) -> Listing:
@@ -71,7 +71,7 @@ class HttpProber:
         if self._remote is not None:
             await self._remote.aclose()
 
-    async def ready(self, engine: Engine, section: BackendSection, base: str, key: Secret) -> Reading:
+    async def ready(self, engine: Engine, section: BackendSection, base: str, key: Secret | None) -> Reading:
         """See Prober."""
         why = await self.alive(engine, base, key)
         if why is not None:
@@ -88,7 +88,7 @@ class HttpProber:
             return Reading(wrong=f"it serves {_names(served)}, not {', '.join(missing)}")
         return Reading(True, engine.models(section, listing, props), engine.concurrency(props))
 
-    async def alive(self, engine: Engine, base: str, key: Secret) -> str | None:
+    async def alive(self, engine: Engine, base: str, key: Secret | None) -> str | None:
         """See Prober."""
         answer = await self._get(base + engine.health_path, key)
         if isinstance(answer, str):
@@ -117,7 +117,7 @@ class HttpProber:
             return None, f"{answer.request.url.path} does not answer JSON"
 
     async def _get(self, url: str, key: Secret | None) -> httpx.Response | str:
-        headers = {"authorization": f"Bearer {key.value}"} if key is not None else {}
+        headers = {"authorization": f"Bearer {key.value}"} if key else {}
         try:
             return await self._client_for(url).get(url, headers=headers)
         except httpx.ConnectTimeout:

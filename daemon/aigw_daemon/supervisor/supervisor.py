@@ -13,10 +13,11 @@ from aigw_daemon.profile.model import Profile
 from aigw_daemon.state_file import StateFile
 from aigw_daemon.supervisor.attached import AttachedBackend
 from aigw_daemon.supervisor.backend import Backend, BackendReport, Edges, Plan
+from aigw_daemon.supervisor.bringup import end_recorded
 from aigw_daemon.supervisor.clock import Clock, SystemClock
 from aigw_daemon.supervisor.managed import ManagedBackend
 from aigw_daemon.supervisor.probe import HttpProber
-from aigw_daemon.supervisor.process import Launcher, NotAdopted, Stopped
+from aigw_daemon.supervisor.process import Launcher
 from aigw_daemon.words import State
 
 GATEWAY: Final = "gateway"
@@ -204,16 +205,7 @@ class Supervisor:
                 self._state.forget_backend(name)
 
     async def _end_left_over(self, name: str) -> None:
-        record = self._state.backend(name)
-        stopped: Stopped | None = None
-        if record.identity is not None:
-            try:
-                handle = await self._launcher.adopt(record.identity)
-                stopped = await self._launcher.stop(handle, members=record.descendants)
-            except NotAdopted as error:
-                log.info("%s: %s", name, error)
-        if stopped is None:
-            stopped = await self._launcher.sweep(name, record.descendants)
+        stopped = await end_recorded(self._launcher, name, self._state.backend(name))
         if stopped.unkillable:
             log.error("%s: processes %s survive SIGKILL", name, stopped.unkillable)
         elif name in self._state.document.backends:

@@ -1,0 +1,191 @@
+"""A launcher and a prober without processes: they do what a test says, and complain when two leaders live at once."""
+
+import asyncio
+import itertools
+import signal
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from aigw_daemon.home import Home
+from aigw_daemon.identity import Identity
+from aigw_daemon.link.messages import ModelView, Secret
+from aigw_daemon.models.resolve import ModelFile
+from aigw_daemon.profile.backends import BackendSection
+from aigw_daemon.profile.load import parse
+from aigw_daemon.state_file import Member, StateFile
+from aigw_daemon.supervisor.backend import Edges, Plan
+from aigw_daemon.supervisor.engines.base import Engine
+from aigw_daemon.supervisor.failures import Exit
+from aigw_daemon.supervisor.managed import ManagedBackend
+from aigw_daemon.supervisor.ports import PortOwner
+from aigw_daemon.supervisor.probe import Listing, Reading
+from aigw_daemon.supervisor.process import Handle, LaunchError, NotAdopted, ProcessSpec, Stopped, Usage
+from tests.support.fake_clock import FakeClock
+
+_pids = itertools.count(100_000)
+
+
+@dataclass
+class FakeHandle:
+    """A leader that lives until it is told otherwise."""
+
+    name: str
+    identity: Identity
+    ended: asyncio.Future[Exit]
+
+    async def wait(self) -> Exit:
+        return await asyncio.shield(self.ended)
+
+    @property
+    def running(self) -> bool:
+        return not self.ended.done()
+
+    def end(self, ended: Exit) -> None:
+        if self.running:
+            self.ended.set_result(ended)
+
+
+@dataclass
+class FakeLauncher:
+    """A `Launcher` of fake leaders."""
+
+    clock: FakeClock
+    leaders: list[FakeHandle] = field(default_factory=list)
+    refuse: LaunchError | None = None
+    """What a spawn raises."""
+    stop_seconds: float = 0.0
+    unkillable: bool = False
+    log: list[str] = field(default_factory=list)
+    most_at_once: int = 0
+
+    def running(self) -> list[FakeHandle]:
+        return [leader for leader in self.leaders if leader.running]
+
+    async def spawn(self, spec: ProcessSpec) -> FakeHandle:
+        await asyncio.sleep(0)
+        if self.refuse is not None:
+            raise self.refuse
+        pid = next(_pids)
+        identity = Identity(pid, pid, "this boot", pid, "cookie", spec.argv)
+        handle = FakeHandle(spec.name, identity, asyncio.get_running_loop().create_future())
+        self.leaders.append(handle)
+        self.most_at_once = max(self.most_at_once, len(self.running()))
+        return handle
+
+    async def adopt(self, identity: Identity, *, log_path: Path | None = None) -> FakeHandle:
+        for leader in self.running():
+            if leader.identity == identity:
+                return leader
+        raise NotAdopted(f"process {identity.pid} is gone")
+
+    def signal(self, handle: Handle, number: signal.Signals) -> None:
+        raise AssertionError("the supervisor stops, it does not signal")
+
+    async def stop(self, handle: Handle, *, grace: float = 15.0, members: Iterable[Member] = ()) -> Stopped:
+        assert isinstance(handle, FakeHandle)
+        if self.stop_seconds:
+            await self.clock.sleep(self.stop_seconds)
+        await asyncio.sleep(0)
+        if self.unkillable:
+            return Stopped(unkillable=(handle.identity.pid,))
+        handle.end(Exit(signal=signal.SIGTERM))
+        return Stopped(handle.ended.result())
+
+    async def sweep(self, name: str, members: Iterable[Member] = ()) -> Stopped:
+        await asyncio.sleep(0)
+        if self.unkillable and self.running():
+            return Stopped(unkillable=tuple(leader.identity.pid for leader in self.running()))
+        swept = self.running()
+        for leader in swept:
+            leader.end(Exit(signal=signal.SIGKILL))
+        return Stopped(swept=len(swept))
+
+    def members(self, handle: Handle) -> tuple[Member, ...]:
+        return ()
+
+    def usage(self, handle: Handle) -> Usage:
+        return Usage(memory_bytes=1024, cpu_seconds=1.0)
+
+    async def tail(self, path: Path, lines: int, since: int = 0) -> list[str]:
+        return self.log[-lines:]
+
+    def log_size(self, path: Path) -> int:
+        return 0
+
+    def port_owner(self, port: int) -> PortOwner | None:
+        return None
+
+    def listens(self, handle: Handle, port: int) -> bool:
+        return True
+
+    def free_port(self, avoid: Collection[int] = ()) -> int:
+        return 40_000
+
+    async def strays(self) -> set[str]:
+        return set()
+
+    async def tend(self) -> None:
+        await asyncio.Event().wait()
+
+
+@dataclass
+class FakeProber:
+    """A `Prober` that answers what it is told to."""
+
+    up: bool = True
+    sick: str | None = None
+    models: tuple[str, ...] = ("m",)
+    why: str | None = None
+
+    async def ready(self, engine: Engine, section: BackendSection, base: str, key: Secret | None) -> Reading:
+        await asyncio.sleep(0)
+        if not self.up:
+            return Reading(why="it is loading its model")
+        return Reading(up=True, models=tuple(ModelView(id=name, created=0) for name in self.models), concurrency=4)
+
+    async def alive(self, engine: Engine, base: str, key: Secret | None) -> str | None:
+        await asyncio.sleep(0)
+        return self.sick
+
+    async def listing(self, base: str, key: Secret | None) -> Listing:
+        await asyncio.sleep(0)
+        return Listing(why=self.why) if self.why else Listing(tuple({"id": name} for name in self.models))
+
+
+class FakeWorld:
+    """Everything around one backend."""
+
+    def __init__(self, home: Home, *, backend: str = "", top: str = "") -> None:
+        self.clock = FakeClock()
+        self.launcher = FakeLauncher(self.clock)
+        self.prober = FakeProber()
+        self.heard = 0.0
+        self.changes = 0
+        self.state = StateFile(home, write=lambda _path, _content: None)
+        self.program = home.state / "program"
+        self.program.write_text("#!/bin/sh\n")
+        self.program.chmod(0o755)
+        self.model = home.models / "m.gguf"
+        self.model.write_bytes(b"GGUF")
+        text = backend or f"{{engine: llamacpp, binary: {self.program}, model: {self.model}, served_name: m}}"
+        profile = parse(f"version: 1\n{top}\nbackends: {{a: {text}}}", "test.yaml")
+        self.plan = Plan("a", profile.backends["a"], profile)
+        self.edges = Edges(
+            home=home,
+            state=self.state,
+            launcher=self.launcher,
+            prober=self.prober,
+            clock=self.clock,
+            activity=lambda _: self.heard,
+            on_change=self.changed,
+            environ={"PATH": "/usr/bin"},
+            random=lambda: 0.5,
+            resolve=lambda _profile, _backend, _home: ModelFile(self.model, 4),
+        )
+
+    def changed(self) -> None:
+        self.changes += 1
+
+    def managed(self) -> ManagedBackend:
+        return ManagedBackend(self.plan, self.edges)

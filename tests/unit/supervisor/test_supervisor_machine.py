@@ -1,0 +1,120 @@
+"""Whatever happens to a backend, in whatever order: one leader at most, no lost child, every caller answered."""
+
+import asyncio
+from tempfile import mkdtemp
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from aigw_daemon.home import Home
+from aigw_daemon.supervisor.failures import Exit, FailureKind
+from aigw_daemon.supervisor.process import LaunchError
+from aigw_daemon.words import SERVING, State
+from tests.support.fake_clock import settle
+from tests.support.fake_engines import FakeWorld
+
+LONG = 1000.0
+"""Seconds after which everything that may happen by itself has happened."""
+
+
+class Life(RuleBasedStateMachine):
+    """One backend over fake edges."""
+
+    home: Home
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.loop.run_until_complete(self.begin())
+
+    async def begin(self) -> None:
+        self.world = FakeWorld(self.home)
+        self.backend = self.world.managed()
+        self.running = self.loop.create_task(self.backend.run())
+        self.callers: list[asyncio.Task[None]] = []
+        await settle()
+
+    def let(self, seconds: float = 0.0) -> None:
+        self.loop.run_until_complete(self.world.clock.advance(seconds) if seconds else settle())
+
+    @rule(verb=st.sampled_from(["start", "stop", "restart"]), at_once=st.integers(1, 4), patient=st.booleans())
+    def ask(self, verb: str, at_once: int, patient: bool) -> None:
+        for _ in range(at_once):
+            self.callers.append(self.loop.create_task(getattr(self.backend, verb)()))
+        if patient:
+            self.let()
+
+    @rule()
+    def demand(self) -> None:
+        self.backend.demand()
+
+    @rule(code=st.sampled_from([0, 1, 139]))
+    def crash(self, code: int) -> None:
+        for leader in self.world.launcher.running():
+            leader.end(Exit(code=code))
+
+    @rule(up=st.booleans())
+    def load(self, up: bool) -> None:
+        self.world.prober.up = up
+
+    @rule(sick=st.sampled_from([None, "it answers 500"]))
+    def fall_sick(self, sick: str | None) -> None:
+        self.world.prober.sick = sick
+
+    @rule(error=st.sampled_from([None, LaunchError("no memory", transient=True), LaunchError("gone", missing=True)]))
+    def refuse_starts(self, error: LaunchError | None) -> None:
+        self.world.launcher.refuse = error
+
+    @rule(seconds=st.sampled_from([0.0, 20.0]))
+    def stop_slowly(self, seconds: float) -> None:
+        self.world.launcher.stop_seconds = seconds
+
+    @rule(hang=st.booleans())
+    def hang_in_the_kernel(self, hang: bool) -> None:
+        self.world.launcher.unkillable = hang
+
+    @rule(size=st.integers(1, 9))
+    def replace_the_model(self, size: int) -> None:
+        self.world.model.write_bytes(b"G" * size)
+
+    @rule(seconds=st.sampled_from([0.1, 1.0, 10.0, 60.0, 700.0]))
+    def wait(self, seconds: float) -> None:
+        self.let(seconds)
+
+    @invariant()
+    def one_leader_at_most(self) -> None:
+        assert self.world.launcher.most_at_once <= 1
+
+    @invariant()
+    def no_bug_of_ours(self) -> None:
+        assert self.backend.failure is None or self.backend.failure.kind is not FailureKind.INTERNAL
+
+    @invariant()
+    def ready_has_a_process_on_record(self) -> None:
+        if self.backend.state in SERVING:
+            assert self.backend.report().pid is not None
+            assert self.world.state.backend("a").identity is not None
+
+    def teardown(self) -> None:
+        self.world.launcher.unkillable = False
+        self.callers.append(self.loop.create_task(self.backend.stop()))
+        self.let(LONG)
+        assert self.backend.state is State.STOPPED
+        assert self.world.launcher.running() == []
+        assert self.world.state.backend("a").identity is None
+        assert [caller for caller in self.callers if not caller.done()] == []
+        self.backend.retire()
+        self.let()
+        assert self.running.done()
+        self.loop.run_until_complete(self.world.state.close())
+        self.loop.run_until_complete(self.loop.shutdown_default_executor())
+        self.loop.close()
+
+
+def test_any_sequence_of_events_keeps_the_promises(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = mkdtemp(dir=tmp_path_factory.mktemp("machine"))
+    Life.home = Home.from_environment({"AIGW_HOME": folder, "XDG_RUNTIME_DIR": folder})
+    Life.home.prepare()
+    run_state_machine_as_test(Life, settings=settings(max_examples=60, stateful_step_count=30, deadline=None))
