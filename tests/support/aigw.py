@@ -3,11 +3,13 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from tests.support.engines import llama_server, smollm2
 from tests.support.wait import eventually_now
 
 MODEL = "smollm2:135m"
+PROGRAM = (sys.executable, "-m", "aigw_cli.main")
 
 
 def free_port() -> int:
@@ -27,25 +30,44 @@ def free_port() -> int:
         return int(holder.getsockname()[1])
 
 
-def profile_text(port: int, *, runner: str = "embedded", extra: str = "") -> str:
-    """One llama.cpp backend with the small model, limits raised for tests that kill on purpose."""
+def llamacpp_section(runner: str = "embedded", name: str = "llamacpp", model: str = MODEL, context: int = 2048) -> str:
+    """A llama.cpp backend with the small model, as an entry of ``backends``."""
     binary = f"\n            binary: {llama_server()}" if runner == "binary" else ""
-    text = f"""
+    return textwrap.indent(
+        textwrap.dedent(f"""\
+          {name}:
+            engine: llamacpp
+            runner: {runner}{binary}
+            model: {smollm2()}
+            served_name: "{model}"
+            context: {context}
+        """),
+        "  ",
+    )
+
+
+def profile_text(
+    port: int,
+    *,
+    runner: str = "embedded",
+    extra: str = "",
+    backends: str | None = None,
+    context: int = 2048,
+    names: Iterable[str] = ("chat",),
+) -> str:
+    """One llama.cpp backend with the small model (or ``backends``), limits raised for tests that kill on purpose.
+
+    ``names`` are aliases of the model; ``extra`` is more of the profile's sections.
+    """
+    aliases = "".join(f'  "{name}": {{alias: "{MODEL}"}}\n' for name in names)
+    head = f"""
         version: 1
         description: one small model, for a test
         gateway: {{port: {port}}}
         restart: {{crash_exits: 1000, failed_starts: 1000}}
-        backends:
-          llamacpp:
-            engine: llamacpp
-            runner: {runner}{binary}
-            model: {smollm2()}
-            served_name: "{MODEL}"
-            context: 2048
-        routes:
-          chat: {{alias: "{MODEL}"}}
     """
-    return textwrap.dedent(text) + textwrap.dedent(extra)
+    section = llamacpp_section(runner, context=context) if backends is None else backends
+    return f"{textwrap.dedent(head)}{textwrap.dedent(extra)}\nroutes:\n{aliases}backends:\n{section}"
 
 
 class Aigw:
@@ -53,17 +75,18 @@ class Aigw:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.home = folder / "home"
         self.port = free_port()
         runtime = folder / "run"
         runtime.mkdir(parents=True)
-        self.env = {**os.environ, "AIGW_HOME": str(folder / "home"), "XDG_RUNTIME_DIR": str(runtime), "NO_COLOR": "1"}
+        self.env = {**os.environ, "AIGW_HOME": str(self.home), "XDG_RUNTIME_DIR": str(runtime), "NO_COLOR": "1"}
 
     @property
     def url(self) -> str:
         """The gateway's base address."""
         return f"http://127.0.0.1:{self.port}"
 
-    def write_profile(self, text: str | None = None, name: str = "test", **options: str) -> Path:
+    def write_profile(self, text: str | None = None, name: str = "test", **options: Any) -> Path:
         """A profile file for `--profile`."""
         path = self.folder / f"{name}.yaml"
         path.write_text(text or profile_text(self.port, **options))
@@ -72,8 +95,9 @@ class Aigw:
     def run(self, *arguments: str, code: int | None = 0, seconds: float = 90) -> subprocess.CompletedProcess[str]:
         """Run the command line; ``code`` is the exit code it must have (None: any)."""
         done = subprocess.run(
-            [sys.executable, "-m", "aigw_cli.main", *arguments],
+            [*PROGRAM, *arguments],
             env=self.env,
+            cwd=self.folder,
             capture_output=True,
             text=True,
             timeout=seconds,
@@ -86,13 +110,36 @@ class Aigw:
             )
         return done
 
-    def up(self, *arguments: str, **options: str) -> None:
+    def json(self, *arguments: str, code: int | None = 0) -> Any:
+        """What a command answers with `--json`: its one document."""
+        return json.loads(self.run(*arguments, "--json", code=code).stdout)
+
+    def events(self, *arguments: str, code: int | None = 0) -> list[dict[str, Any]]:
+        """What a command that streams says with `--json`, line by line."""
+        return [json.loads(line) for line in self.run(*arguments, "--json", code=code).stdout.splitlines()]
+
+    @contextlib.contextmanager
+    def started(self, *arguments: str) -> Iterator["Started"]:
+        """A command that stays, its output in a file; killed at the end if it is still there."""
+        # A file, not a pipe: nobody has to read along for the command to go on.
+        output = self.folder / f"{'-'.join(re.findall(r'[a-z]+', ' '.join(arguments)))}.out"
+        with output.open("w") as target:
+            process = subprocess.Popen(
+                [*PROGRAM, *arguments], env=self.env, cwd=self.folder, stdout=target, stderr=target, text=True
+            )
+        try:
+            yield Started(process, output)
+        finally:
+            process.kill()
+            process.wait()
+
+    def up(self, *arguments: str, **options: Any) -> None:
         """Bring the test profile up, and wait until it is ready."""
         self.run("up", "--profile", str(self.write_profile(**options)), *arguments)
 
     def status(self) -> dict[str, Any]:
         """What `aigw status --json` says."""
-        found: dict[str, Any] = json.loads(self.run("status", "--json").stdout)
+        found: dict[str, Any] = self.json("status")
         return found
 
     def backend(self, name: str = "llamacpp") -> dict[str, Any]:
@@ -101,12 +148,12 @@ class Aigw:
 
     def log(self, name: str) -> str:
         """One of the home's logs, its end."""
-        path = self.folder / "home/logs" / f"{name}.log"
+        path = self.home / "logs" / f"{name}.log"
         return path.read_text(errors="replace")[-6000:] if path.exists() else ""
 
     def processes(self, backend: str | None = None) -> list[psutil.Process]:
         """Every living process of this home, by the cookie in its environment; of one backend, or all."""
-        instance = self.folder / "home/state/instance"
+        instance = self.home / "state/instance"
         cookie = instance.read_text().strip() if instance.exists() else None
         found = []
         for process in psutil.process_iter():
@@ -118,11 +165,17 @@ class Aigw:
                     found.append(process)
         return found
 
+    def engine(self, name: str = "llamacpp") -> httpx.Client:
+        """A client of the engine itself, past the gateway, with the key that only aigw and the engine know."""
+        shown = self.backend(name)
+        key = psutil.Process(shown["pid"]).environ()["LLAMA_API_KEY"]
+        return httpx.Client(base_url=shown["address"], headers={"Authorization": f"Bearer {key}"}, timeout=10)
+
     def kill_daemon(self, number: signal.Signals = signal.SIGKILL) -> int:
         """Signal the daemon by its own PID and wait until it is gone."""
         pid = int(self.status()["daemon"]["pid"])
         os.kill(pid, number)
-        eventually_now(lambda: not _alive(pid), what=f"the end of daemon {pid}")
+        eventually_now(lambda: not alive(pid), what=f"the end of daemon {pid}")
         return pid
 
     def openai(self, **options: Any) -> OpenAI:
@@ -151,7 +204,30 @@ class Aigw:
         assert not left, f"left behind: {[(process.pid, process.name()) for process in left]}"
 
 
-def _alive(pid: int) -> bool:
+class Started:
+    """A command that runs beside the test."""
+
+    def __init__(self, process: subprocess.Popen[str], output: Path) -> None:
+        self.process = process
+        self.output = output
+
+    def text(self) -> str:
+        """What it has said so far."""
+        return self.output.read_text()
+
+    def says(self, words: str, seconds: float = 30) -> str:
+        """Wait until it has said this; answers all that it has said."""
+        eventually_now(lambda: words in self.text(), seconds=seconds, what=f"{words!r} in {self.output.name}")
+        return self.text()
+
+    def interrupt(self, seconds: float = 30) -> int:
+        """Ctrl-C; answers its exit code."""
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(seconds)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; a zombie does not."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
