@@ -32,7 +32,10 @@ class Answer(msgspec.Struct):
     @property
     def finish_reason(self) -> str | None:
         """Of the first choice that has one."""
-        return next((choice.finish_reason for choice in self.choices or () if choice.finish_reason), None)
+        for choice in self.choices or ():
+            if choice.finish_reason:
+                return choice.finish_reason
+        return None
 
 
 decode_answer = msgspec.json.Decoder(Answer).decode

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 
-from aigw_daemon.gateway.app import build_app
 from aigw_daemon.gateway.attempt import Chain
 from aigw_daemon.gateway.completions import Completions
 from aigw_daemon.gateway.dispatcher import Dispatcher
+from aigw_daemon.gateway.late_app import LateApp
 from aigw_daemon.gateway.live import CHAT, COMPLETIONS, Live
 from aigw_daemon.gateway.reporter import Reporter
 from aigw_daemon.gateway.server.ids import RequestIds
@@ -15,7 +15,7 @@ from aigw_daemon.link.messages import Up
 
 
 class Gateway:
-    """Live snapshot, reporter and server, wired together. Needs a running loop."""
+    """Live snapshot, reporter, application and server, wired together. Needs a running loop."""
 
     def __init__(self, upstream: Upstream, send: Callable[[Up], None]) -> None:
         self.live = Live()
@@ -30,4 +30,5 @@ class Gateway:
             "/v1/completions": completions,
             "/completions": completions,
         }
-        self.server = Server(Dispatcher(hot, build_app(self.live), self.live, ids), self.live.gateway, ids)
+        self.app = LateApp(self.live)
+        self.server = Server(Dispatcher(hot, self.app, self.live, ids), self.live.gateway, ids)

@@ -64,7 +64,7 @@ class Chain:
         Raises ApiError when there is none. A cold candidate is demanded; then its route's policy says whether to wait
         for it, to bridge with the next one meanwhile (and wait only when no other is left), or to reject.
         """
-        tried: set[Candidate] = set()
+        failed: list[Candidate] = []
         while True:
             plan = self._plan(call, facts.model)
             cold: Hop | None = None
@@ -74,11 +74,11 @@ class Chain:
                     cold = cold or hop
                     if plan.decision.cold == "wait":
                         break
-                elif hop.candidate not in tried:
-                    tried.add(hop.candidate)
+                elif hop.candidate not in failed:
                     try:
                         return await self._attempt(call, hop, facts, body)
                     except AttemptFailed as failure:
+                        failed.append(hop.candidate)
                         call.met.append((hop.candidate.backend, failure))
             if cold is None or plan.decision.cold == "reject":
                 raise spent(plan.decision, call.met)

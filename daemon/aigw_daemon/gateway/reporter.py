@@ -27,6 +27,7 @@ class Reporter:
         self._in_flight: dict[str, int] = {}
         self._load_changed = False
         self._wake = asyncio.Event()
+        self._ringing = False
         self.tailing = False
         """Whether `Started` messages are wanted."""
 
@@ -39,13 +40,13 @@ class Reporter:
         """A request went to this backend."""
         self._in_flight[backend] = self._in_flight.get(backend, 0) + 1
         self._load_changed = True
-        self._wake.set()
+        self._ring()
 
     def leave(self, backend: str) -> None:
         """It is over, in whatever way."""
         self._in_flight[backend] -= 1
         self._load_changed = True
-        self._wake.set()
+        self._ring()
 
     def record(self, record: RequestRecord) -> None:
         """A request is finished."""
@@ -58,7 +59,7 @@ class Reporter:
         else:
             self._kept_in_window += 1
             self._records.append(record)
-        self._wake.set()
+        self._ring()
 
     def started(self, message: Started) -> None:
         """A request began; call only while `tailing`."""
@@ -70,18 +71,25 @@ class Reporter:
         while True:
             await self._wake.wait()
             self._wake.clear()
+            self._ringing = False
             await asyncio.sleep(LOAD_SECONDS)
             self._flush_load()
             if self._clock() >= batch_at:
                 self._flush_records()
                 batch_at = self._clock() + BATCH_SECONDS - LOAD_SECONDS
             elif self._records or self._dropped:
-                self._wake.set()
+                self._ring()
 
     def flush(self) -> None:
         """Send everything now: the worker is about to end."""
         self._flush_load()
         self._flush_records()
+
+    def _ring(self) -> None:
+        # Nearly always it rings already, and asking a bool costs less than telling an event.
+        if not self._ringing:
+            self._ringing = True
+            self._wake.set()
 
     def _flush_load(self) -> None:
         if self._load_changed:

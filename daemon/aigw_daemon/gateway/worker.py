@@ -73,6 +73,7 @@ class Worker:
             services = [
                 tasks.create_task(self._link.run(), name="link"),
                 tasks.create_task(self._listen_when_told(), name="listen"),
+                tasks.create_task(self._gateway.app.make(), name="app"),
                 tasks.create_task(self._gateway.reporter.run(), name="reporter"),
                 tasks.create_task(self._gateway.server.watch(), name="watch"),
             ]

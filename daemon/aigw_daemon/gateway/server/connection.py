@@ -29,6 +29,9 @@ STALL_SECONDS = 30.0
 LINGER_SECONDS = 3.0
 """How long bytes are read and thrown away after a refusal, so that the client gets to read it before a reset."""
 MAX_PIPELINED = 16
+LONGEST_REMEMBERED = 128
+TARGETS_REMEMBERED = 1_024
+"""Parsed request targets kept: a worker is asked for a few short paths, again and again."""
 
 log = logging.getLogger(__name__)
 
@@ -254,25 +257,35 @@ class Connection(HttpToolsProtocol):
     # Steps.
 
     def _exchange(self, *, http10: bool) -> Exchange | None:
+        target = self._server.targets.get(self.url) or self._parse_target()
+        if target is None:
+            return None
+        path, query = target
         framing = self._framing
-        try:
-            target = httptools.parse_url(self.url)
-        except httptools.HttpParserInvalidURLError:
-            return None
-        if target.path is None:
-            return None
-        path = target.path.decode("latin-1")
         return Exchange(
             self,
             method=self.parser.get_method().decode("ascii"),
-            path=unquote(path) if "%" in path else path,
-            query=target.query or b"",
+            path=path,
+            query=query,
             headers=self._headers,
             host=framing.host,
             origin=framing.origin,
             http10=http10,
             keep_alive=not http10 and self.parser.should_keep_alive(),
         )
+
+    def _parse_target(self) -> tuple[str, bytes] | None:
+        """Path and query of what was asked for; None when it is neither a path nor a URL."""
+        try:
+            parsed = httptools.parse_url(self.url)
+        except httptools.HttpParserInvalidURLError:
+            return None
+        if parsed.path is None:
+            return None
+        target = (unquote(parsed.path.decode("latin-1")), parsed.query or b"")
+        if len(self._server.targets) < TARGETS_REMEMBERED and len(self.url) <= LONGEST_REMEMBERED:
+            self._server.targets[self.url] = target
+        return target
 
     def _admit(self, exchange: Exchange) -> None:
         """Ask the application before the body is read, so that nobody uploads for a refusal."""

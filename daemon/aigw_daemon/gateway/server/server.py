@@ -60,6 +60,8 @@ class Server:
         self.uvicorn_state = ServerState()
         self.draining = False
         self.date_line = _date_line()
+        self.targets: dict[bytes, tuple[str, bytes]] = {}
+        """Path and query of request targets that were parsed before."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._servers: list[asyncio.Server] = []
         self._changed = asyncio.Event()
