@@ -85,6 +85,7 @@ class StateFile:
         self._write = write or write_whole
         self._document = _load(self._path, home.state / "instance")
         self._changed = threading.Condition()
+        self._writing = threading.Lock()
         self._revision = 0
         self._written = 0
         self._closing = False
@@ -120,11 +121,12 @@ class StateFile:
 
     def save(self) -> None:
         """Write now, and return when it is on disk. Raises OSError."""
-        with self._changed:
-            document, revision = self._document, self._revision
-        self._write(self._path, _encode(document))
-        with self._changed:
-            self._written = max(self._written, revision)
+        with self._writing:
+            with self._changed:
+                document, revision = self._document, self._revision
+            self._write(self._path, _encode(document))
+            with self._changed:
+                self._written = revision
 
     async def close(self) -> None:
         """Write what is left, and end the thread; a disk that refuses is reported in the log only."""

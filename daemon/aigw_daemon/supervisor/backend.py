@@ -22,9 +22,9 @@ from aigw_daemon.state_file import StateFile
 from aigw_daemon.supervisor.clock import Clock
 from aigw_daemon.supervisor.engines.base import Resolve
 from aigw_daemon.supervisor.failures import Failure, FailureKind
+from aigw_daemon.supervisor.launcher import Launcher
 from aigw_daemon.supervisor.lifecycle import Event, Life, next_state
 from aigw_daemon.supervisor.probe import Prober
-from aigw_daemon.supervisor.process import Launcher
 from aigw_daemon.words import EngineKind, State
 
 AT_REST: Final = frozenset({State.STOPPED, State.FAILED})

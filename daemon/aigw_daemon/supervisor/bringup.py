@@ -13,7 +13,7 @@ from aigw_daemon.supervisor.engines.base import Engine, Launch, LaunchContext
 from aigw_daemon.supervisor.engines.registry import engine
 from aigw_daemon.supervisor.failures import Failure, FailureKind, Unrunnable, unrunnable
 from aigw_daemon.supervisor.keys import engine_key
-from aigw_daemon.supervisor.process import Handle, Launcher, LaunchError, NotAdopted, ProcessSpec, Stopped
+from aigw_daemon.supervisor.launcher import Handle, Launcher, LaunchError, NotAdopted, ProcessSpec, Stopped
 
 log = logging.getLogger(__name__)
 

@@ -64,7 +64,8 @@ def tail(path: Path, lines: int, since: int = 0) -> list[str]:
             content = file.read(end - begin)
     except OSError:
         return []
-    found = content.decode(errors="replace").splitlines()
+    # Not splitlines(): it also splits where a progress bar goes back to the line's beginning.
+    found = content.decode(errors="replace").split("\n")
     if begin > start and len(found) > 1:
         found = found[1:]  # its beginning is cut off
     return [_printable(line) for line in found if line.strip()][-lines:]

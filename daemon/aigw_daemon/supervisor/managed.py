@@ -12,10 +12,10 @@ from aigw_daemon.supervisor.bringup import Running, process_section
 from aigw_daemon.supervisor.engines.base import LOOPBACK, Engine
 from aigw_daemon.supervisor.engines.registry import engine
 from aigw_daemon.supervisor.failures import Exit, Failure, FailureKind, Unrunnable, classify
+from aigw_daemon.supervisor.launcher import LaunchError, Stopped
 from aigw_daemon.supervisor.lifecycle import Event, Life
 from aigw_daemon.supervisor.liveness import Liveness
 from aigw_daemon.supervisor.probe import Reading
-from aigw_daemon.supervisor.process import LaunchError, Stopped
 from aigw_daemon.supervisor.verdict import Ended, judge
 from aigw_daemon.words import SERVING, State
 

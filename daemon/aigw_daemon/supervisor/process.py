@@ -1,8 +1,8 @@
 """Engines as processes: start, recognise, watch, stop, sweep. The only place that starts or signals one.
 
-The supervisor sees engines through `Launcher`, which could as well start them on another machine. `LocalLauncher` is
-the one for this machine: each engine leads a session of its own, is watched and reaped through a pidfd, and is found
-again by its cookie (`AIGW_INSTANCE` and `AIGW_BACKEND` in its environment), whatever became of its leader.
+`LocalLauncher` is the `Launcher` of this machine: each engine leads a session of its own, is watched and reaped through
+a pidfd, and is found again by its cookie (`AIGW_INSTANCE` and `AIGW_BACKEND` in its environment), whatever became of
+its leader.
 """
 
 import asyncio
@@ -13,22 +13,30 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from aigw_daemon.identity import Identity, boot_id
 from aigw_daemon.state_file import Member
 from aigw_daemon.supervisor import kin, logs, ports, proctable
-from aigw_daemon.supervisor.failures import Exit
+from aigw_daemon.supervisor.launcher import (
+    STOP_GRACE,
+    Handle,
+    Launcher,
+    LaunchError,
+    NotAdopted,
+    ProcessSpec,
+    Stopped,
+    Usage,
+)
 from aigw_daemon.supervisor.ports import PortOwner
 from aigw_daemon.supervisor.proctable import BACKEND, INSTANCE
 from aigw_daemon.supervisor.watch import LocalProcess, all_ended, open_member, reap_ended
 
-STOP_GRACE: Final = 15.0
-"""Seconds between SIGTERM and SIGKILL (rule A7)."""
+__all__ = ["Handle", "LaunchError", "Launcher", "LocalLauncher", "NotAdopted", "ProcessSpec", "Stopped", "Usage"]
+
 KILL_SECONDS: Final = 5.0
 """How long the kernel may take to end what was killed, before that is reported as unkillable (rule A7)."""
 KILL_ROUND_SECONDS: Final = 0.5
@@ -48,117 +56,6 @@ _SYSTEMD = frozenset(
 _PR_SET_CHILD_SUBREAPER: Final = 36
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ProcessSpec:
-    """What to start. ``env`` is the whole environment; the cookie is added to it."""
-
-    name: str
-    """The backend, or ``gateway``: the second half of the cookie."""
-    argv: tuple[str, ...]
-    env: Mapping[str, str]
-    log: Path
-    cwd: Path | None = None
-    pass_fds: tuple[int, ...] = ()
-    """Only the gateway worker gets any: no engine inherits a listener (rule A20)."""
-
-
-@dataclass(frozen=True)
-class Stopped:
-    """What a stop or a sweep did. ``unkillable`` is left in spite of SIGKILL: never call that stopped."""
-
-    exit: Exit | None = None
-    killed: bool = False
-    """The leader did not heed SIGTERM."""
-    swept: int = 0
-    """How many processes the leader had left behind."""
-    unkillable: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Usage:
-    """What an engine's whole tree takes: resident bytes (shared pages counted for each), seconds of CPU so far."""
-
-    memory_bytes: int
-    cpu_seconds: float
-
-
-class LaunchError(Exception):
-    """A process could not be started. ``transient``: the system lacks something that may come back (rule A23)."""
-
-    def __init__(self, message: str, *, transient: bool = False, missing: bool = False) -> None:
-        super().__init__(message)
-        self.transient = transient
-        self.missing = missing
-        """The program isn't there, or isn't executable (rule A6)."""
-
-
-class NotAdopted(Exception):
-    """The process of an identity is gone, or is somebody else's; it was not signalled (rule A12)."""
-
-
-class Handle(Protocol):
-    """A running engine, or one that has ended and may have left something behind."""
-
-    @property
-    def identity(self) -> Identity:
-        """Of the leader."""
-
-    async def wait(self) -> Exit:
-        """How the leader ended; may be called by several, at any time, and cancelled without harm."""
-
-
-class Launcher(Protocol):
-    """Where engines run. Everything that touches a process goes through it."""
-
-    async def spawn(self, spec: ProcessSpec) -> Handle:
-        """Start a process as the leader of its own session. Cancelled, it leaves nothing running.
-
-        Raises LaunchError.
-        """
-
-    async def adopt(self, identity: Identity, *, log_path: Path | None = None) -> Handle:
-        """Take up a process that an earlier daemon has started, and whose log is there. Raises NotAdopted."""
-
-    def signal(self, handle: Handle, number: signal.Signals) -> None:
-        """Send a signal to the leader's process group, if it still runs."""
-
-    async def stop(self, handle: Handle, *, grace: float = STOP_GRACE, members: Iterable[Member] = ()) -> Stopped:
-        """End it: TERM, CONT, ``grace`` seconds, KILL, sweep (rules A7, A8). One that has ended is only swept.
-
-        ``members`` are known descendants, beside those that were seen while it ran.
-        """
-
-    async def sweep(self, name: str, members: Iterable[Member] = ()) -> Stopped:
-        """Kill all that carries the cookie and this name, or is among ``members``, and belongs to no running leader."""
-
-    def members(self, handle: Handle) -> tuple[Member, ...]:
-        """The leader's descendants as last seen, those included that have left its tree since."""
-
-    def usage(self, handle: Handle) -> Usage:
-        """What its whole tree takes now."""
-
-    async def tail(self, path: Path, lines: int, since: int = 0) -> list[str]:
-        """The last lines of a log after ``since`` bytes."""
-
-    def log_size(self, path: Path) -> int:
-        """Bytes in a log."""
-
-    def port_owner(self, port: int) -> PortOwner | None:
-        """Who listens on a loopback port; None when it is free (rule A15)."""
-
-    def listens(self, handle: Handle, port: int) -> bool:
-        """Whether the port is listened on by processes of this engine alone (rule A16)."""
-
-    def free_port(self, avoid: Collection[int] = ()) -> int:
-        """A loopback port that nobody listens on. Raises OSError when there is none."""
-
-    async def strays(self) -> set[str]:
-        """The names that processes with our cookie carry and that no running leader accounts for."""
-
-    async def tend(self) -> None:
-        """Keep logs below their cap, notice descendants, reap orphans; until cancelled."""
 
 
 def become_subreaper() -> None:

@@ -15,9 +15,9 @@ from aigw_daemon.supervisor.attached import AttachedBackend
 from aigw_daemon.supervisor.backend import Backend, BackendReport, Edges, Plan
 from aigw_daemon.supervisor.bringup import end_recorded
 from aigw_daemon.supervisor.clock import Clock, SystemClock
+from aigw_daemon.supervisor.launcher import Launcher
 from aigw_daemon.supervisor.managed import ManagedBackend
 from aigw_daemon.supervisor.probe import HttpProber
-from aigw_daemon.supervisor.process import Launcher
 from aigw_daemon.words import State
 
 GATEWAY: Final = "gateway"

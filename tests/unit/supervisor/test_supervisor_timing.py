@@ -1,0 +1,272 @@
+"""One backend on a clock of its own: what happens when, and what a request in between does."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from aigw_daemon.home import Home
+from aigw_daemon.supervisor.attached import AttachedBackend
+from aigw_daemon.supervisor.backend import Backend
+from aigw_daemon.supervisor.failures import Exit, FailureKind
+from aigw_daemon.supervisor.launcher import LaunchError
+from aigw_daemon.words import State
+from tests.support.fake_clock import settle
+from tests.support.fake_engines import FakeWorld
+from tests.support.supervision import fresh_home
+
+
+@pytest.fixture
+def home() -> Iterator[Home]:
+    with fresh_home() as made:
+        yield made
+
+
+@pytest.fixture
+def world(home: Home) -> FakeWorld:
+    return FakeWorld(home)
+
+
+@asynccontextmanager
+async def running(world: FakeWorld, backend: Backend) -> AsyncIterator[None]:
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(backend.run())
+        await settle()
+        try:
+            yield
+        finally:
+            backend.retire()
+            await settle()
+    await world.state.close()
+
+
+async def test_start_that_takes_too_long_is_ended_and_told(world: FakeWorld) -> None:
+    world.prober.up = False
+    backend = world.managed()
+    async with running(world, backend):
+        await backend.start()
+        await world.clock.advance(599)
+        assert backend.report().state is State.STARTING
+        while backend.state is State.STARTING:
+            await world.clock.advance(0.1)
+        assert backend.report().state is State.BACKOFF
+        assert world.clock.now < 1000 + 602
+        assert world.launcher.running() == []
+        assert backend.failure is not None
+        assert backend.failure.kind is FailureKind.START_TIMEOUT
+        assert backend.failure.sentence == "it was not ready within 600 s: it is loading its model"
+
+
+async def test_engine_that_answers_no_more_is_degraded_then_replaced(world: FakeWorld) -> None:
+    backend = world.managed()
+    async with running(world, backend):
+        await backend.start()
+        await settle()
+        assert backend.report().state is State.READY
+        world.prober.sick = "it does not answer within 5 s"
+        await world.clock.advance(13)
+        assert backend.report().state is State.DEGRADED
+        assert backend.why == "it does not answer within 5 s (1 failed liveness probes)"
+        first = world.launcher.running()
+        await world.clock.advance(20)
+        world.prober.sick = None
+        await world.clock.advance(2)
+        assert backend.report().state is State.READY
+        assert [leader.running for leader in first] == [False]
+        assert len(world.launcher.running()) == 1
+        assert backend.report().restarts == 1
+
+
+async def test_engine_that_recovers_is_ready_again_with_its_uptime(world: FakeWorld) -> None:
+    backend = world.managed()
+    async with running(world, backend):
+        await backend.start()
+        await settle()
+        world.prober.sick = "it answers 500"
+        await world.clock.advance(13)
+        world.prober.sick = None
+        await world.clock.advance(13)
+        assert backend.report().state is State.READY
+        assert backend.report().uptime_s == pytest.approx(26)
+
+
+async def test_busy_engine_is_not_replaced(world: FakeWorld) -> None:
+    backend = world.managed()
+    async with running(world, backend):
+        await backend.start()
+        await settle()
+        world.prober.sick = "it does not answer within 5 s"
+        for _ in range(10):
+            world.heard += 1
+            await world.clock.advance(10)
+        assert backend.report().state is State.DEGRADED
+        assert len(world.launcher.leaders) == 1
+
+
+async def test_delays_between_restarts_grow_and_shrink_again(world: FakeWorld) -> None:
+    backend = world.managed()
+    async with running(world, backend):
+        await backend.start()
+        await settle()
+        for wait in (0.5, 1.0, 2.0):
+            world.launcher.running()[0].end(Exit(code=1))
+            await settle()
+            assert backend.report().state is State.BACKOFF
+            await world.clock.advance(wait - 0.1)
+            assert backend.report().state is State.BACKOFF
+            await world.clock.advance(0.2)
+            assert backend.report().state is State.READY
+        await world.clock.advance(61)
+        world.launcher.running()[0].end(Exit(code=1))
+        await settle()
+        assert backend.why == "the engine exited with code 1; trying again in 0.5 s"
+
+
+async def test_crash_loop_is_tried_again_every_five_minutes(world: FakeWorld) -> None:
+    backend = world.managed()
+    world.launcher.refuse = LaunchError("cannot run it: not enough memory", transient=True)
+    async with running(world, backend):
+        await backend.start()
+        await world.clock.advance(10)
+        assert backend.report().state is State.FAILED
+        await world.clock.advance(280)
+        assert backend.report().state is State.FAILED
+        world.launcher.refuse = None
+        await world.clock.advance(20)
+        assert backend.report().state is State.READY
+
+
+async def test_system_without_resources_is_waited_for(world: FakeWorld) -> None:
+    backend = world.managed()
+    world.launcher.refuse = LaunchError("cannot run it: Resource temporarily unavailable", transient=True)
+    async with running(world, backend):
+        await backend.start()
+        await settle()
+        assert backend.report().state is State.BACKOFF
+        world.launcher.refuse = None
+        await world.clock.advance(1)
+        assert backend.report().state is State.READY
+
+
+async def test_requests_do_not_get_round_the_wait_and_the_operator_does(world: FakeWorld) -> None:
+    backend = world.managed()
+    world.launcher.refuse = LaunchError("cannot run it: Too many open files", transient=True)
+    async with running(world, backend):
+        await backend.start()
+        await settle()
+        backend.demand()
+        await settle()
+        assert backend.report().state is State.BACKOFF
+        world.launcher.refuse = None
+        await backend.start()
+        await settle()
+        assert backend.report().state is State.READY
+
+
+async def test_stop_while_waiting_is_immediate(world: FakeWorld) -> None:
+    backend = world.managed()
+    world.launcher.refuse = LaunchError("cannot run it: Too many open files", transient=True)
+    async with running(world, backend):
+        await backend.start()
+        await settle()
+        await backend.stop()
+        assert backend.report().state is State.STOPPED
+        world.launcher.refuse = None
+        await world.clock.advance(1000)
+        assert world.launcher.leaders == []
+
+
+async def test_stop_while_starting_cancels_the_start(world: FakeWorld) -> None:
+    world.prober.up = False
+    backend = world.managed()
+    async with running(world, backend):
+        await backend.start()
+        await world.clock.advance(5)
+        assert len(world.launcher.running()) == 1
+        await backend.stop()
+        assert backend.report().state is State.STOPPED
+        assert world.launcher.running() == []
+        assert backend.failure is None
+
+
+async def test_start_while_stopping_queues_behind_the_stop(world: FakeWorld) -> None:
+    world.launcher.stop_seconds = 10
+    backend = world.managed()
+    async with running(world, backend):
+        await backend.start()
+        await settle()
+        first = world.launcher.running()[0]
+        async with asyncio.TaskGroup() as tasks:
+            stopping = tasks.create_task(backend.stop())
+            await settle()
+            assert backend.report().state is State.STOPPING
+            await backend.start()
+            assert first.running
+            await world.clock.advance(11)
+            assert stopping.done()
+        assert backend.report().state is State.READY
+        assert not first.running
+        assert world.launcher.most_at_once == 1
+
+
+async def test_what_survives_sigkill_is_never_called_stopped(world: FakeWorld) -> None:
+    world.launcher.unkillable = True
+    backend = world.managed()
+    async with running(world, backend):
+        await backend.start()
+        await settle()
+        pid = backend.report().pid
+        await backend.stop()
+        assert backend.report().state is State.FAILED
+        assert backend.failure is not None
+        assert backend.failure.kind is FailureKind.UNKILLABLE
+        assert str(pid) in backend.failure.sentence
+        assert world.state.backend("a").identity is not None
+        world.launcher.unkillable = False
+        await backend.stop()
+        assert backend.report().state is State.STOPPED
+
+
+async def test_caller_of_a_retired_backend_is_answered(world: FakeWorld) -> None:
+    backend = world.managed()
+    async with running(world, backend):
+        await settle()
+    await backend.start()
+    await backend.stop()
+    assert world.launcher.leaders == []
+
+
+async def test_changes_are_announced(world: FakeWorld) -> None:
+    backend = world.managed()
+    async with running(world, backend):
+        await backend.start()
+        await settle()
+        seen = world.changes
+        assert seen >= 2
+        world.launcher.running()[0].end(Exit(code=1))
+        await settle()
+        assert world.changes > seen
+
+
+async def test_url_is_degraded_at_the_first_failure_and_unreachable_at_the_third(home: Home) -> None:
+    world = FakeWorld(home, backend="{engine: openai, url: https://models.test/v1, api_key: k}")
+    backend = AttachedBackend(world.plan, world.edges)
+    async with running(world, backend):
+        await backend.start()
+        await settle()
+        assert backend.report().state is State.READY
+        report = backend.report()
+        assert [model.id for model in report.models] == ["m"]
+        assert report.address is not None
+        assert (report.address.host, report.address.port, report.address.tls) == ("models.test", 443, True)
+        assert report.api_key is not None
+        assert report.api_key.value == "k"
+        world.prober.why = "it refuses connections"
+        await world.clock.advance(30)
+        assert backend.report().state is State.DEGRADED
+        await world.clock.advance(4)
+        assert (backend.report().state, backend.why) == (State.UNREACHABLE, "it refuses connections")
+        world.prober.why = None
+        await world.clock.advance(30)
+        assert backend.report().state is State.READY
