@@ -15,7 +15,7 @@ from aigw_daemon.control.schema import UpRequest
 from aigw_daemon.gatekeeper.gatekeeper import Gatekeeper
 from aigw_daemon.history.hub import RecordHub
 from aigw_daemon.home import Home
-from aigw_daemon.leftovers import Leftovers, stop_leftovers
+from aigw_daemon.leftovers import Leftovers, kill_leftovers, stop_leftovers
 from aigw_daemon.link.daemon import LinkServer
 from aigw_daemon.link.messages import Demand, Records, Started
 from aigw_daemon.models.puller import Puller
@@ -69,6 +69,7 @@ class Daemon:
         self._home = home
         self._ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self._stop_asked = asyncio.Event()
+        self._signals = 0
         # The state comes first: it holds the cookie by which everything else knows what is ours.
         self._state = StateFile(home)
         launcher = self._launcher = LocalLauncher(self._state.document.instance)
@@ -99,6 +100,7 @@ class Daemon:
                 hub=hub,
                 puller=self._puller,
                 changes=changes,
+                stop=self._stop_asked.set,
                 end=self._end,
             )
         )
@@ -125,9 +127,13 @@ class Daemon:
                 on_ready()
                 background.append(tasks.create_task(self._take_up(serve, profile), name="take-up"))
                 ending = await self._ending
+                self._changes.close()
             # Cancelled, not stopped: whatever still runs is to be found by the next daemon.
             for task in background:
                 task.cancel()
+        if ending is Ending.AT_ONCE:
+            # A launcher of its own, to which whatever still runs is a stray.
+            await kill_leftovers(self._state, LocalLauncher(self._state.document.instance), Leftovers())
         await self._state.close()
         return ending
 
@@ -136,9 +142,10 @@ class Daemon:
         return await stop_leftovers(self._state, self._launcher)
 
     def stop(self) -> None:
-        """Stop everything, then end; a second call does not wait for what is still stopping (SIGTERM, SIGINT)."""
-        if self._stop_asked.is_set():
-            self._end(Ending.STOPPED)
+        """Stop everything, then end; a second call kills what is still stopping (SIGTERM, SIGINT)."""
+        self._signals += 1
+        if self._signals > 1:
+            self._end(Ending.AT_ONCE)
         self._stop_asked.set()
 
     def detach_listeners(self) -> list[int]:
@@ -155,14 +162,25 @@ class Daemon:
             log.error("%s%s", refusal, f"; {refusal.problem.hint}" if refusal.problem.hint else "")
             if serve:
                 self._end(Ending.FAILED)
+        except Exception:  # a daemon that can still be asked is worth more than one that is gone
+            log.exception("cannot go on with what an earlier daemon served")
+            if serve:
+                self._end(Ending.FAILED)
 
     async def _publish(self) -> None:
-        async for _ in self._changes.beats():
-            self._operations.publish()
+        async for _ in self._changes.beats(at_least=None):
+            try:
+                self._operations.publish()
+            except Exception:  # the worker goes on with what it has
+                log.exception("cannot tell the gateway of a change")
 
     async def _stop_when_asked(self) -> None:
         await self._stop_asked.wait()
-        await self._operations.stop_everything()
+        try:
+            await self._operations.stop_everything()
+        except Exception:  # the next daemon, or 'aigw down' without one, stops the rest
+            log.exception("cannot stop everything")
+            self._end(Ending.FAILED)
         self._end(Ending.STOPPED)
 
     def _watched(self, on: bool) -> None:

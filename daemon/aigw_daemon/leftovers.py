@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from aigw_daemon.gatekeeper.worker import NAME as GATEWAY
 from aigw_daemon.identity import Identity
 from aigw_daemon.state_file import Member, StateFile
-from aigw_daemon.supervisor.process import Launcher, NotAdopted, Stopped
+from aigw_daemon.supervisor.launcher import Launcher, NotAdopted, Stopped
 
 log = logging.getLogger(__name__)
 
@@ -42,17 +42,28 @@ async def stop_leftovers(state: StateFile, launcher: Launcher) -> Leftovers:
     The caller holds the lock of the home.
     """
     document, leftovers = state.document, Leftovers()
+    # The gateway first, so that running requests can finish.
+    if document.gateway is not None:
+        await _stop(launcher, leftovers, GATEWAY, document.gateway, ())
     async with asyncio.TaskGroup() as tasks:
-        if document.gateway is not None:
-            tasks.create_task(_stop(launcher, leftovers, GATEWAY, document.gateway, ()))
         for name, record in document.backends.items():
             if record.identity is not None:
                 tasks.create_task(_stop(launcher, leftovers, name, record.identity, record.descendants))
-    for name in await launcher.strays():
-        leftovers.note(name, await launcher.sweep(name))
+    await kill_leftovers(state, launcher, leftovers)
     state.update(serving=False, gateway=None)
     await state.close()
     return leftovers
+
+
+async def kill_leftovers(state: StateFile, launcher: Launcher, leftovers: Leftovers) -> None:
+    """Kill every process that carries the cookie of this home and that ``launcher`` does not watch."""
+    async with asyncio.TaskGroup() as tasks:
+        for name in await launcher.strays():
+            tasks.create_task(_kill(state, launcher, leftovers, name))
+
+
+async def _kill(state: StateFile, launcher: Launcher, leftovers: Leftovers, name: str) -> None:
+    leftovers.note(name, await launcher.sweep(name, state.backend(name).descendants))
 
 
 async def _stop(

@@ -22,7 +22,7 @@ class AlreadyLocked(Exception):
 def acquire(path: Path) -> int:
     """Take the lock and return its descriptor (close-on-exec, so that no child holds it).
 
-    Raises AlreadyLocked.
+    Raises AlreadyLocked, and OSError when the file can't be opened.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
     try:
@@ -31,8 +31,9 @@ def acquire(path: Path) -> int:
         pid = _written_pid(descriptor)
         os.close(descriptor)
         raise AlreadyLocked(pid) from error
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    with contextlib.suppress(OSError):  # the number is for a message only, and the disk may be full
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
     return descriptor
 
 

@@ -8,17 +8,22 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NoReturn
 
 from aigw_daemon.control.schema import Problem
-from aigw_daemon.home import PRIVATE_FILE, Home, HomeError
+from aigw_daemon.daemon_log import DaemonLog
+from aigw_daemon.home import Home, HomeError
 from aigw_daemon.lock import AlreadyLocked, acquire
 from aigw_daemon.state_file import StateError
 from aigw_daemon.version import AIGW_VERSION
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,28 +51,32 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         home.prepare()
         lock = options.inherited.lock if options.inherited else acquire(home.lock)
-    except HomeError as error:
+        _log_to(home, foreground=options.foreground)
+    except (HomeError, OSError) as error:
         _give_up(options.ready_fd, Problem(code="home", message=str(error)))
     except AlreadyLocked as error:
         hint = "'aigw status' shows it; 'aigw down' stops it"
         _give_up(options.ready_fd, Problem(code="already_running", message=str(error), hint=hint))
-    os.set_inheritable(lock, False)  # an exec in place made it inheritable; no child may hold it
-    _log_to(home, foreground=options.foreground)
+    for descriptor in (lock, *(options.inherited.listeners if options.inherited else ())):
+        os.set_inheritable(descriptor, False)  # an exec in place made it inheritable; no engine may hold it
     sys.exit(asyncio.run(_run(home, options, lock)))
 
 
 async def _run(home: Home, options: argparse.Namespace, lock: int) -> int:
     # Imported here: the errors above are told without waiting for the whole daemon to load.
     from aigw_daemon.assembly import Daemon, Ending  # noqa: PLC0415
+    from aigw_daemon.supervisor.process import become_subreaper  # noqa: PLC0415
 
     try:
         daemon = Daemon(home, inherited_listeners=options.inherited.listeners if options.inherited else ())
     except StateError as error:
         _give_up(options.ready_fd, Problem(code="state", message=str(error)))
+    become_subreaper()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, daemon.stop)
     loop.add_signal_handler(signal.SIGHUP, lambda: None)  # a terminal that closes takes nothing with it
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # held back since the exec, if there was one
     if options.stop_all:
         leftovers = await daemon.stop_leftovers()
         sys.stdout.write(f"{leftovers}\n")
@@ -76,20 +85,29 @@ async def _run(home: Home, options: argparse.Namespace, lock: int) -> int:
         on_ready=lambda: _tell(options.ready_fd, {"ready": True}), serve=options.up, profile=options.profile
     )
     if ending is Ending.RESTART:
-        _exec_in_place(options, lock, daemon.detach_listeners())
+        return _exec_in_place(options, lock, daemon.detach_listeners())
     return EXIT_FAILED if ending is Ending.FAILED else 0
 
 
-def _exec_in_place(options: argparse.Namespace, lock: int, listeners: Sequence[int]) -> NoReturn:
-    """Become the program that is installed now; PID, children, listeners and lock stay (execve(2))."""
+def _exec_in_place(options: argparse.Namespace, lock: int, listeners: Sequence[int]) -> int:
+    """Become the program that is installed now; PID, children, listeners and lock stay (execve(2)).
+
+    Returns, with an exit code, only when that fails.
+    """
     for descriptor in (lock, *listeners):
         os.set_inheritable(descriptor, True)
     inherited = Inherited(lock=lock, listeners=tuple(listeners))
-    arguments = [sys.executable, "-m", "aigw_daemon.main", "--inherited", inherited.as_argument()]
+    arguments = [sys.executable, "-P", "-m", "aigw_daemon.main", "--inherited", inherited.as_argument()]
     if options.foreground:
         arguments.append("--foreground")
-    logging.getLogger(__name__).info("restarting in place")
-    os.execv(sys.executable, arguments)  # noqa: S606  # an argv list of our own, no shell
+    log.info("restarting in place")
+    # The new program begins with no handlers: a signal that came now would end it and leave the engines running.
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        os.execv(sys.executable, arguments)  # noqa: S606  # an argv list of our own, no shell
+    except OSError as error:
+        log.error("cannot restart: %s: %s; 'aigw up' finds gateway and engines again", sys.executable, error.strerror)
+        return EXIT_FAILED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -105,8 +123,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _log_to(home: Home, *, foreground: bool) -> None:
-    descriptor = os.open(home.daemon_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, PRIVATE_FILE)
-    handlers: list[logging.Handler] = [logging.StreamHandler(os.fdopen(descriptor, "a"))]
+    handlers: list[logging.Handler] = [DaemonLog(home.daemon_log)]
     if foreground:
         handlers.append(logging.StreamHandler(sys.stderr))
     logging.basicConfig(level=logging.INFO, handlers=handlers, format="%(asctime)s %(levelname)s %(message)s")
@@ -123,7 +140,8 @@ def _tell(ready_fd: int | None, message: object) -> None:
     """One JSON line to whoever started us and waits on the pipe."""
     if ready_fd is None:
         return
-    with os.fdopen(ready_fd, "w") as pipe:
+    # Nobody may be left to hear it: that is no reason to end.
+    with suppress(BrokenPipeError), os.fdopen(ready_fd, "w") as pipe:
         pipe.write(json.dumps(message) + "\n")
 
 

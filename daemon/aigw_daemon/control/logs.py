@@ -1,6 +1,7 @@
 """Reading a log from its end while it grows; never on the writer's path (rule A19)."""
 
 import asyncio
+import codecs
 import os
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -12,17 +13,20 @@ BLOCK = 64 * 1024
 async def lines_of(path: Path, count: int, *, follow: bool) -> AsyncGenerator[str, None]:
     """The last ``count`` lines, then, with ``follow``, whatever is written, across truncation and rotation."""
     position = 0
+    # What is read may end in the middle of a character.
+    decode = codecs.getincrementaldecoder("utf-8")(errors="replace").decode
     if path.exists():
-        text, position = await asyncio.to_thread(_tail, path, count)
-        yield text
+        data, position = await asyncio.to_thread(_tail, path, count)
+        yield decode(data)
     while follow:
-        await asyncio.sleep(FOLLOW_SECONDS)
-        text, position = await asyncio.to_thread(_since, path, position)
-        if text:
+        data, position = await asyncio.to_thread(_since, path, position)
+        if text := decode(data):
             yield text
+        if len(data) < BLOCK:
+            await asyncio.sleep(FOLLOW_SECONDS)
 
 
-def _tail(path: Path, count: int) -> tuple[str, int]:
+def _tail(path: Path, count: int) -> tuple[bytes, int]:
     with path.open("rb") as log:
         end = position = log.seek(0, os.SEEK_END)
         data = b""
@@ -31,16 +35,16 @@ def _tail(path: Path, count: int) -> tuple[str, int]:
             log.seek(position)
             data = log.read(end - position)
     kept = data.splitlines(keepends=True)[-count:] if count else []
-    return b"".join(kept).decode(errors="replace"), end
+    return b"".join(kept), end
 
 
-def _since(path: Path, position: int) -> tuple[str, int]:
+def _since(path: Path, position: int) -> tuple[bytes, int]:
     try:
         with path.open("rb") as log:
             size = log.seek(0, os.SEEK_END)
             # A log that got shorter was rotated: what it holds now is new.
             log.seek(position if size >= position else 0)
             data = log.read(BLOCK)
-            return data.decode(errors="replace"), log.tell()
+            return data, log.tell()
     except FileNotFoundError:
-        return "", 0
+        return b"", 0

@@ -9,7 +9,7 @@ import logging
 import os
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -36,6 +36,7 @@ from aigw_daemon.control.schema import (
     UpRequest,
 )
 from aigw_daemon.control.snapshots import snapshot
+from aigw_daemon.control.takeup import TakeUp
 from aigw_daemon.gatekeeper.gatekeeper import Gatekeeper
 from aigw_daemon.gatekeeper.listeners import AddressUnusable, PortTaken
 from aigw_daemon.gatekeeper.worker import NAME as GATEWAY
@@ -45,7 +46,7 @@ from aigw_daemon.link.messages import GatewayView, Snapshot, Started
 from aigw_daemon.models.puller import Puller
 from aigw_daemon.profile.model import Profile
 from aigw_daemon.state_file import StateFile
-from aigw_daemon.supervisor.process import Launcher
+from aigw_daemon.supervisor.launcher import Launcher
 from aigw_daemon.supervisor.supervisor import Supervisor, UnknownBackend
 from aigw_daemon.version import AIGW_VERSION
 
@@ -60,6 +61,8 @@ class Ending(Enum):
 
     STOPPED = "stopped"
     RESTART = "restart"
+    AT_ONCE = "at once"
+    """Told twice: whatever still stops is killed."""
     FAILED = "failed"
 
 
@@ -75,6 +78,8 @@ class Parts:
     hub: RecordHub
     puller: Puller
     changes: Changes
+    stop: Callable[[], None]
+    """Stop everything, then end; returns at once."""
     end: Callable[[Ending], None]
 
 
@@ -86,6 +91,8 @@ class Operations:
         self._started_at = time.monotonic()
         self._profile: Profile | None = None
         self._turn = asyncio.Lock()
+        self._stopping = False
+        self._take_up: TakeUp | None = None
         self._last = Snapshot(revision=0, profile="", gateway=GatewayView(), backends=(), routes=())
 
     # --- looking
@@ -155,7 +162,7 @@ class Operations:
 
     async def up(self, request: UpRequest) -> Status:
         """Open the gateway and start what is asked for; answers without waiting for ready."""
-        async with self._turn:
+        async with self._changing():
             profile = choice.profile_to_use(self._parts.home, self._parts.state.document.profile, request.profile)
             choice.check_names(profile, request.backends)
             choice.check_models(profile, request.backends, self._parts.home)
@@ -167,7 +174,7 @@ class Operations:
 
     async def use_profile(self, name: str) -> Status:
         """Switch; while nothing is served, the choice is kept for the next `up`."""
-        async with self._turn:
+        async with self._changing():
             profile = choice.load_profile(self._parts.home, name)
             if self._parts.state.document.serving:
                 choice.check_models(profile, [], self._parts.home)
@@ -178,10 +185,10 @@ class Operations:
 
     async def resume(self) -> None:
         """Take up what an earlier daemon of this home served: adopt its worker, sockets and engines."""
-        async with self._turn:
+        async with self._changing():
             document = self._parts.state.document
             if not document.serving or document.profile is None:
-                await self._parts.gatekeeper.dismiss_strays()
+                await self._parts.gatekeeper.clear()
                 await self._parts.supervisor.sweep_strays()
                 return
             try:
@@ -190,27 +197,14 @@ class Operations:
                 log.error("cannot go on with profile %s: %s", document.profile, refusal)
 
     async def down(self) -> AsyncIterator[Status]:
-        """Drain the gateway, stop every backend, end the daemon."""
-        yield self.status()
-        stopping = asyncio.Event()
-
-        async def stop() -> None:
-            try:
-                await self.stop_everything()
-            finally:
-                stopping.set()
-                self._parts.changes.happened()
-
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(stop(), name="down")
-            async for _ in self._parts.changes.beats():
-                yield self.status()
-                if stopping.is_set():
-                    break
-        self._parts.end(Ending.STOPPED)
+        """Drain the gateway, stop every backend, end the daemon; a caller that leaves does not hold it up."""
+        self._parts.stop()
+        async for status in self.watch():
+            yield status
 
     async def stop_everything(self) -> None:
         """Gateway first, so that running requests can finish; then the engines, all at once."""
+        self._stopping = True
         async with self._turn:
             self._parts.state.update(serving=False)
             await self._parts.gatekeeper.close()
@@ -218,19 +212,22 @@ class Operations:
 
     async def start(self, names: list[str]) -> Status:
         """Start these, or all."""
-        return await self._change(self._parts.supervisor.start, names)
+        async with self._changing():
+            return await self._change(self._parts.supervisor.start, names)
 
     async def stop(self, names: list[str]) -> Status:
-        """Stop these, or all; an operator's stop holds until a start."""
+        """Stop these, or all, until a start. It takes no turn: it may end what a change is waiting for."""
         return await self._change(self._parts.supervisor.stop, names)
 
     async def restart(self, names: list[str]) -> Status:
         """Stop and start these, or all."""
-        return await self._change(self._parts.supervisor.restart, names)
+        async with self._changing():
+            return await self._change(self._parts.supervisor.restart, names)
 
-    def restart_daemon(self) -> None:
+    async def restart_daemon(self) -> None:
         """Replace the program in place once this answer is out."""
-        self._parts.end(Ending.RESTART)
+        async with self._changing():
+            self._parts.end(Ending.RESTART)
 
     def pull(self, request: PullRequest) -> AsyncIterator[PullEvent]:
         """Fetch a model of the profile, or from a source."""
@@ -243,11 +240,11 @@ class Operations:
         """Tell the worker, when anything it routes on has changed."""
         if self._profile is None:
             return
-        state = self._parts.state
-        views = [
-            backend_view(report, held=state.backend(report.name).stopped_by_operator)
-            for report in self._parts.supervisor.reports()
-        ]
+        state, reports = self._parts.state, self._parts.supervisor.reports()
+        if self._take_up is not None and not self._take_up.is_over(reports, state.backend):
+            return  # the worker knows more than we do
+        self._take_up = None
+        views = [backend_view(report, held=state.backend(report.name).stopped_by_operator) for report in reports]
         fresh = snapshot(self._profile, views, self._last.revision)
         if fresh != self._last:
             self._last = msgspec.structs.replace(fresh, revision=self._last.revision + 1)
@@ -256,6 +253,8 @@ class Operations:
     async def _switch(self, profile: Profile, *, start: bool = True) -> None:
         """Serve this profile: first the door, whose port may be taken, then the engines behind it."""
         parts = self._parts
+        if self._profile is None:
+            self._take_up = TakeUp.of(parts.state.document, profile.file, then=parts.changes.happened)
         try:
             await parts.gatekeeper.open(profile.gateway.host, profile.gateway.port, parts.state.document.gateway)
         except PortTaken as taken:
@@ -266,6 +265,15 @@ class Operations:
         parts.state.update(profile=profile.file, serving=True)
         await parts.supervisor.apply(profile, start=start)
         self.publish()
+
+    @asynccontextmanager
+    async def _changing(self) -> AsyncIterator[None]:
+        """One change at a time, and none any more once everything is being stopped."""
+        async with self._turn:
+            if self._stopping:
+                hint = "wait until 'aigw status' says that no daemon runs, then 'aigw up'"
+                raise Refusal(409, "stopping", "aigwd is stopping everything", hint=hint)
+            yield
 
     async def _change(self, verb: Callable[[list[str]], Any], names: list[str]) -> Status:
         self._serving_profile()

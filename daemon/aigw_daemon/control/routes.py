@@ -55,7 +55,7 @@ def _looking(operations: Operations) -> list[Route]:
         return _json(operations.health())
 
     async def logs(request: Request) -> Response:
-        lines = int(request.query_params.get("lines", "200"))
+        lines = _count(request.query_params.get("lines", "200"))
         follow = request.query_params.get("follow", "false") == "true"
         text = operations.log(request.path_params["name"], lines, follow=follow)
         return StreamingResponse(text, media_type="text/plain; charset=utf-8")
@@ -99,7 +99,7 @@ def _changing(operations: Operations) -> list[Route]:
         return _json(await operations.restart((await _body(request, Names)).backends))
 
     async def daemon_restart(_: Request) -> Response:
-        operations.restart_daemon()
+        await operations.restart_daemon()
         return JSONResponse({})
 
     async def pull(request: Request) -> Response:
@@ -129,6 +129,12 @@ def _stream(models: AsyncIterator[BaseModel]) -> Response:
     return StreamingResponse(
         (model.model_dump_json() + "\n" async for model in models), media_type="application/x-ndjson"
     )
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise Refusal(400, "invalid_request", f"lines takes a number of lines, not {text!r}")
+    return int(text)
 
 
 async def _body(request: Request, kind: type[Model]) -> Model:

@@ -35,6 +35,11 @@ class OwnerOnlyProtocol(HttpToolsProtocol):
             return
         super().connection_made(transport)
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        """A caller that was turned away has nothing to be cleared up, and uvicorn's own clearing would stumble."""
+        if self.transport is not None:
+            super().connection_lost(exc)
+
 
 @contextlib.asynccontextmanager
 async def serving(app: Starlette, path: Path) -> AsyncIterator[None]:

@@ -10,8 +10,15 @@ import json
 import socket
 from collections.abc import AsyncIterator, Sequence
 
+from aigw_daemon.gatekeeper.listeners import BACKLOG
+
+ENDS = (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, TimeoutError, asyncio.CancelledError)
+"""How a caller is done with; cancelled only when the daemon ends, of which asyncio's streams would make an error."""
 HEAD_LIMIT = 64 * 1024
 HEAD_SECONDS = 2.0
+BODY_LIMIT = 1024 * 1024
+BODY_SECONDS = 1.0
+"""A body that is still on its way is read for so long: closing on unread bytes would take our answer back (RST)."""
 
 
 def response(reason: str, retry_after: int) -> bytes:
@@ -35,16 +42,25 @@ async def apologizing(listeners: Sequence[socket.socket], reason: str, retry_aft
     answer = response(reason, retry_after)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, TimeoutError):
+        with contextlib.suppress(*ENDS):
             async with asyncio.timeout(HEAD_SECONDS):
                 await reader.readuntil(b"\r\n\r\n")
                 writer.write(answer)
                 await writer.drain()
+                writer.write_eof()
+            await _read_off(reader)
         writer.close()
 
-    servers = [await asyncio.start_server(serve, sock=listener.dup(), limit=HEAD_LIMIT) for listener in listeners]
-    try:
+    async with contextlib.AsyncExitStack() as servers:
+        for listener in listeners:
+            # Said again, for asyncio's own default would shorten the kernel's queue, which the workers share.
+            server = await asyncio.start_server(serve, sock=listener.dup(), limit=HEAD_LIMIT, backlog=BACKLOG)
+            servers.callback(server.close)
         yield
-    finally:
-        for server in servers:
-            server.close()
+
+
+async def _read_off(reader: asyncio.StreamReader) -> None:
+    async with asyncio.timeout(BODY_SECONDS):
+        left = BODY_LIMIT
+        while left > 0 and (piece := await reader.read(HEAD_LIMIT)):
+            left -= len(piece)

@@ -4,8 +4,6 @@ from collections import deque
 
 CRASHES = 5
 WINDOW_SECONDS = 60.0
-RETRY_SECONDS = 30.0
-"""How long the daemon answers 503 itself before it tries a worker again."""
 
 
 class CrashWindow:

@@ -7,53 +7,31 @@ it messages in fields and wake it.
 """
 
 import asyncio
-import contextlib
 import logging
 import socket
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 
 from aigw_daemon.gatekeeper import listeners as sockets
 from aigw_daemon.gatekeeper.apology import apologizing
-from aigw_daemon.gatekeeper.crashes import RETRY_SECONDS, CrashWindow
-from aigw_daemon.gatekeeper.listeners import Endpoint, PortTaken
-from aigw_daemon.gatekeeper.worker import NAME, Worker, identity_of, spec
+from aigw_daemon.gatekeeper.crashes import CrashWindow
+from aigw_daemon.gatekeeper.crew import Crew
+from aigw_daemon.gatekeeper.ears import Ears
+from aigw_daemon.gatekeeper.listeners import AddressUnusable, Endpoint, PortTaken
+from aigw_daemon.gatekeeper.news import News
+from aigw_daemon.gatekeeper.timing import Timing
+from aigw_daemon.gatekeeper.worker import NAME, Worker
 from aigw_daemon.home import Home
 from aigw_daemon.identity import Identity, is_alive
 from aigw_daemon.link.daemon import WorkerConnection
-from aigw_daemon.link.messages import Demand, Drain, Hello, Load, Records, Snapshot, Started, Tail, Up
-from aigw_daemon.supervisor.process import Launcher, LaunchError
-from aigw_daemon.version import AIGW_VERSION, LINK_VERSION
+from aigw_daemon.link.messages import Snapshot
+from aigw_daemon.supervisor.launcher import Launcher, LaunchError
 from aigw_daemon.words import State
 
-ADOPTION_SECONDS = 5.0
-"""How long a worker that outlived its daemon may take to say hello; it dials five times a second."""
-GREETING_SECONDS = 15.0
-"""How long a fresh worker may take to say hello: its imports, on a busy machine."""
-DRAIN_SECONDS = 10.0
-"""What running requests get before a worker that is to leave ends them."""
+BUG_PAUSE_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
-
-
-class Ears(Protocol):
-    """Who hears what workers report, and that the door's state changed."""
-
-    def on_records(self, message: Records) -> None:
-        """Requests have finished."""
-
-    def on_started(self, message: Started) -> None:
-        """A request has begun; only while somebody tails."""
-
-    def on_demand(self, message: Demand) -> None:
-        """A request wants a backend that isn't running."""
-
-    def on_load(self) -> None:
-        """Counts in flight have changed."""
-
-    def on_change(self) -> None:
-        """The state of the gateway has changed."""
 
 
 class Gatekeeper:
@@ -67,24 +45,21 @@ class Gatekeeper:
         *,
         remember: Callable[[Identity | None], None],
         inherited: Sequence[socket.socket] = (),
+        timing: Timing | None = None,
     ) -> None:
-        self._home = home
         self._launcher = launcher
         self._ears = ears
         self._remember = remember
+        self._timing = timing or Timing()
+        self._news = News()
+        self._crew = Crew(home, launcher, ears, timing=self._timing, news=self._news)
         self._listeners: list[socket.socket] = list(inherited)
         self._endpoints: list[Endpoint] = []
         self._serving = False
-        self._snapshot: Snapshot | None = None
-        self._tail = False
         self._worker: Worker | None = None
-        self._outgoing: Worker | None = None
-        """Serves until its successor does, then drains."""
-        self._others: dict[int, Worker] = {}
-        """By PID: workers that drain, and strays nobody has decided about yet."""
-        self._woken = asyncio.Event()
+        self._outgoing: list[Worker] = []
+        """They serve until their successor does, then drain."""
         self._turn = asyncio.Lock()
-        self._tasks: asyncio.TaskGroup | None = None
         self._crashes = CrashWindow()
         self.state = State.STOPPED
         self.why: str | None = None
@@ -102,27 +77,23 @@ class Gatekeeper:
 
     def in_flight(self) -> dict[str, int]:
         """Requests per backend, over all workers that still have some."""
-        total: dict[str, int] = {}
-        for worker in self._known():
-            for backend, count in worker.in_flight.items():
-                total[backend] = total.get(backend, 0) + count
-        return total
+        return self._crew.in_flight()
 
     def publish(self, snapshot: Snapshot) -> None:
         """Route on this from now on."""
-        self._snapshot = snapshot
-        for worker in self._known():
-            worker.send(snapshot)
+        self._crew.publish(snapshot)
 
     def tail(self, on: bool) -> None:
         """Have starts of requests reported, or not any more."""
-        self._tail = on
-        for worker in self._known():
-            worker.send(Tail(on=on))
+        self._crew.tail(on)
 
     def detach_listeners(self) -> list[int]:
         """Give the sockets up to an exec in place."""
         return [listener.detach() for listener in self._listeners]
+
+    async def accept(self, connection: WorkerConnection) -> None:
+        """Hear one worker out until it leaves; called by the link for each that says hello."""
+        await self._crew.accept(connection)
 
     async def open(self, host: str, port: int, known: Identity | None) -> None:
         """Serve at this address; a worker follows. ``known`` is the worker that the last daemon wrote down.
@@ -130,158 +101,156 @@ class Gatekeeper:
         Raises PortTaken, and AddressUnusable; then whatever was open before still is.
         """
         async with self._turn:
-            wanted = sockets.endpoints(host, port or self._any_port())
-            if wanted == self._endpoints:
-                return
-            listeners = await self._claim(wanted, known)
-            if listeners is not self._listeners:
-                sockets.close(self._listeners)
             if self._endpoints:
-                self._replace_worker()
-            self._listeners, self._endpoints, self._serving = listeners, wanted, True
-            self._wake()
+                self._move(host, port)
+            else:
+                await self._begin(host, port, known)
+            self._serving = True
+            self._news.wake()
 
     async def close(self) -> None:
         """Drain and stop every worker, then close the sockets."""
         async with self._turn:
-            self._serving = False
-            workers = self._known()
-            self._worker = self._outgoing = None
+            self._serving, self._worker, self._outgoing = False, None, []
+            self._news.wake()
             async with asyncio.TaskGroup() as tasks:
-                for worker in workers:
-                    tasks.create_task(self._dismiss(worker))
+                for worker in self._crew.members:
+                    tasks.create_task(self._crew.dismiss(worker))
+            self._crew.close_to_strays()
             sockets.close(self._listeners)
             self._listeners, self._endpoints = [], []
             self._remember(None)
             self._become(State.STOPPED)
-            self._wake()
+
+    async def clear(self) -> None:
+        """Nothing is to be served: send away whatever an earlier daemon left at the door."""
+        if NAME in await self._launcher.strays():
+            await self._crew.expect(lambda _: True, time.monotonic() + self._timing.adoption)
+        await self.close()
+        await self._launcher.sweep(NAME)
 
     async def run(self) -> None:
         """Keep a worker behind the door for as long as it is open; ends by cancellation, leaving the worker be."""
         async with asyncio.TaskGroup() as tasks:
-            self._tasks = tasks
+            self._crew.begin(tasks)
             while True:
-                if self._serving:
-                    await self._keep_a_worker()
-                else:
-                    await self._news()
+                try:
+                    await (self._keep_a_worker() if self._serving else self._news.wait())
+                except Exception:  # whatever goes wrong at the door, the engines' supervisor must live on
+                    log.exception("gateway: internal error")
+                    await asyncio.sleep(BUG_PAUSE_SECONDS)
 
-    async def accept(self, connection: WorkerConnection) -> None:
-        """Hear one worker out until it leaves; called by the link for each that says hello."""
-        worker = await self._recognize(connection)
-        worker.connection = connection
-        if self._snapshot is not None:
-            connection.send(self._snapshot)
-        connection.send(Tail(on=self._tail))
-        self._wake()
+    # --- the sockets
+
+    async def _begin(self, host: str, port: int, known: Identity | None) -> None:
+        """Listen for the first time: on inherited sockets, on those that a worker brings, or on new ones."""
+        deadline = time.monotonic() + self._timing.adoption
+        if known is not None and is_alive(known):
+            await self._expect_or_sweep(lambda worker: worker.pid == known.pid, deadline)
         try:
-            async for message in connection.messages():
-                self._hear(worker, message)
-        finally:
-            if worker.connection is connection:
-                worker.connection = None
+            self._listen(self._wanted(host, port))
+        except PortTaken as taken:
+            owner = self._launcher.port_owner(taken.port)
+            if owner is None or not owner.ours or owner.backend != NAME:
+                raise
+            # A worker that nobody wrote down.
+            endpoint = (taken.host, taken.port)
+            await self._expect_or_sweep(lambda worker: endpoint in worker.served, deadline)
+            self._listen(self._wanted(host, port))
+        self._adopt()
 
-    async def _claim(self, wanted: list[Endpoint], known: Identity | None) -> list[socket.socket]:
-        """The sockets for ``wanted``: inherited, brought by a worker that is adopted, or bound anew."""
-        stray = await self._stray(ADOPTION_SECONDS if known and is_alive(known) else 0.0)
-        if sockets.bound_to(self._listeners) == set(wanted):
-            self._adopt(stray, self._listeners)
-            return self._listeners
-        if stray is None:
-            try:
-                return sockets.bind(wanted)
-            except PortTaken as taken:
-                if not self._is_ours(taken.port):
-                    raise
-                stray = await self._stray(ADOPTION_SECONDS)
-        return await self._take_over(stray, wanted)
+    async def _expect_or_sweep(self, fits: Callable[[Worker], bool], deadline: float) -> None:
+        if await self._crew.expect(fits, deadline) is None:
+            # It lives and does not say hello: it hangs. The only case in which a connection may be refused.
+            await self._launcher.sweep(NAME)
 
-    async def _take_over(self, stray: Worker | None, wanted: list[Endpoint]) -> list[socket.socket]:
-        if stray is not None and sockets.bound_to(stray.brought) == set(wanted):
-            listeners, stray.brought = stray.brought, []
-            self._adopt(stray, listeners)
-            return listeners
-        if stray is not None:
-            await self._dismiss(stray)
-        # It owns the port, bears our cookie and does not say hello, or serves elsewhere: the only case in which a
-        # connection may be refused.
-        await self._launcher.sweep(NAME)
-        return sockets.bind(wanted)
-
-    def _adopt(self, stray: Worker | None, listeners: list[socket.socket]) -> None:
-        if stray is None:
+    def _move(self, host: str, port: int) -> None:
+        """Listen elsewhere. The worker serves the old address until its successor serves the new one."""
+        wanted = self._wanted(host, port)
+        if wanted == self._endpoints:
             return
-        if stray.brought is not listeners:
-            sockets.close(stray.brought)
-            stray.brought = []
-        self._others.pop(stray.pid, None)
-        if stray.same_version:
-            log.info("gateway: adopted worker %d", stray.pid)
-            self._worker = stray
-        else:
-            log.info("gateway: worker %d is of another version: it serves until its successor does", stray.pid)
-            self._outgoing = stray
+        try:
+            self._listen(wanted)
+        except PortTaken as taken:
+            owner = self._launcher.port_owner(taken.port)
+            if owner is not None and owner.ours and owner.backend == NAME:
+                raise AddressUnusable(
+                    f"{taken.host}:{taken.port} overlaps the present address, {self.url}: 'aigw down' first"
+                ) from taken
+            raise
+        if self._worker is not None:
+            self._outgoing.append(self._worker)
+            self._worker = None
 
-    async def _stray(self, seconds: float) -> Worker | None:
-        """A worker that came by itself, waiting for one as long as that."""
-        deadline = time.monotonic() + seconds
-        while True:
-            for worker in self._others.values():
-                if worker.stray and worker.connection is not None:
-                    return worker
-            remaining = deadline - time.monotonic()
-            if remaining <= 0:
-                return None
-            await self._news(min(remaining, 0.1))
+    def _wanted(self, host: str, port: int) -> list[Endpoint]:
+        """The addresses to serve; for port 0 the port that we have, else a free one."""
+        have = sockets.bound_to(self._within_reach())
+        return sockets.endpoints(host, port or next((port for _, port in have), None) or self._launcher.free_port())
 
-    def _any_port(self) -> int:
-        """For a profile that says 0: the port that we have, else a free one."""
-        return self._endpoints[0][1] if self._endpoints else self._launcher.free_port()
+    def _within_reach(self) -> list[socket.socket]:
+        brought = [listener for worker in self._crew.strays for listener in worker.brought]
+        return [*self._listeners, *brought]
 
-    def _is_ours(self, port: int) -> bool:
-        owner = self._launcher.port_owner(port)
-        return owner is not None and owner.ours
+    def _listen(self, wanted: list[Endpoint]) -> None:
+        have = self._within_reach()
+        kept = sockets.gather(wanted, have)
+        for worker in self._crew.strays:
+            worker.take_brought()
+        sockets.close(listener for listener in have if listener not in kept)
+        self._listeners, self._endpoints = kept, wanted
+
+    # --- the worker
+
+    def _adopt(self) -> None:
+        """Decide about the workers that came by themselves."""
+        for worker in self._crew.strays:
+            if self._worker is None and worker.same_version and worker.served == set(self._endpoints):
+                log.info("gateway: adopted worker %d", worker.pid)
+                worker.stray, self._worker = False, worker
+            elif worker.served:
+                log.info("gateway: worker %d is of another version or address: it is replaced", worker.pid)
+                worker.stray = False
+                self._outgoing.append(worker)
+        self._crew.close_to_strays()
 
     async def _keep_a_worker(self) -> None:
         """One worker from its start to its end."""
         worker = self._worker or await self._start()
-        if worker is not None and await self._greeted(worker):
+        if worker is None:
+            await self._after_crash(None)
+            return
+        if await self._greeted(worker):
             self._remember(worker.handle.identity)
             self._become(State.READY)
             self._retire_outgoing()
-            while self._serving and self._worker is worker and not worker.gone.is_set():
-                await self._news()
-            if self._worker is not worker:
-                return  # it was replaced or dismissed, not lost
-        self._worker = None
-        if self._serving:
+            while self._worker is worker and not worker.gone.is_set():
+                await self._news.wait()
+        if self._worker is worker:  # else it was replaced or dismissed, not lost
+            self._worker = None
             await self._after_crash(worker)
 
     async def _start(self) -> Worker | None:
         self._become(State.STARTING, self.why)
         try:
-            handle = await self._launcher.spawn(spec(self._home, self._listeners))
+            worker = await self._crew.hire(self._listeners)
         except LaunchError as error:
             self.why = f"the gateway worker can't be started: {error}"
             log.error("gateway: %s", self.why)
-            return None
-        worker = Worker(handle)
-        self._watch(worker)
-        if not self._serving:  # closed while it was being started
-            await self._dismiss(worker)
             return None
         self._worker = worker
         return worker
 
     async def _greeted(self, worker: Worker) -> bool:
-        deadline = time.monotonic() + GREETING_SECONDS
-        while worker.connection is None and not worker.gone.is_set():
+        """Wait for its hello; False when it ends, hangs or is replaced instead."""
+        deadline = time.monotonic() + self._timing.greeting
+        while worker.connection is None and not worker.gone.is_set() and self._worker is worker:
             if time.monotonic() > deadline:
-                log.error("gateway: worker %d said no hello in %d s", worker.pid, GREETING_SECONDS)
+                log.error("gateway: worker %d said no hello in %g s", worker.pid, self._timing.greeting)
                 await self._launcher.stop(worker.handle, grace=0.0)
+                await worker.gone.wait()
                 return False
-            await self._news(1.0)
-        return not worker.gone.is_set()
+            await self._news.wait(deadline - time.monotonic())
+        return self._worker is worker and not worker.gone.is_set()
 
     async def _after_crash(self, worker: Worker | None) -> None:
         self.restarts += 1
@@ -289,108 +258,27 @@ class Gatekeeper:
         if worker is not None:
             self.why = f"worker {worker.pid} ended unexpectedly ({worker.end})"
             log.error("gateway: %s", self.why)
-            self._ears.on_load()
         if too_many:
-            await self._apologize()
+            await self._pause()
 
-    async def _apologize(self) -> None:
+    async def _pause(self) -> None:
+        """Give up on workers for a while; unless one is left that serves, the daemon answers in their place."""
         reason = f"the gateway cannot keep a worker alive: {self.why}; see 'aigw logs gateway'"
-        log.error("%s; trying again in %d s", reason, RETRY_SECONDS)
+        log.error("%s; trying again in %g s", reason, self._timing.retry)
         self._become(State.FAILED, reason)
-        deadline = time.monotonic() + RETRY_SECONDS
-        async with apologizing(self._listeners, reason, int(RETRY_SECONDS)):
-            while self._serving and (remaining := deadline - time.monotonic()) > 0:
-                await self._news(remaining)
-
-    def _replace_worker(self) -> None:
-        if self._worker is not None:
-            self._outgoing, self._worker = self._worker, None
+        listeners = self._listeners
+        deadline = time.monotonic() + self._timing.retry
+        async with AsyncExitStack() as stack:
+            if all(worker.gone.is_set() for worker in self._outgoing):
+                await stack.enter_async_context(apologizing(listeners, reason, round(self._timing.retry)))
+            while self._listeners is listeners and self._serving and (left := deadline - time.monotonic()) > 0:
+                await self._news.wait(left)
 
     def _retire_outgoing(self) -> None:
-        outgoing, self._outgoing = self._outgoing, None
-        if outgoing is not None:
-            self._others[outgoing.pid] = outgoing
-            self._spawn(self._dismiss(outgoing), f"dismiss-{outgoing.pid}")
-
-    async def _dismiss(self, worker: Worker) -> None:
-        """Have it finish what it serves and leave; stop it when it does not."""
-        worker.stray = False
-        worker.send(Drain(grace=DRAIN_SECONDS))
-        try:
-            async with asyncio.timeout(DRAIN_SECONDS + 2 if worker.connection else 0):
-                await worker.gone.wait()
-        except TimeoutError:
-            await self._launcher.stop(worker.handle, grace=1.0)
-        sockets.close(worker.brought)
-        self._others.pop(worker.pid, None)
-        self._ears.on_load()
-
-    async def _recognize(self, connection: WorkerConnection) -> Worker:
-        """The worker that called: one of ours by PID, else one that outlived an earlier daemon."""
-        for worker in self._known():
-            if worker.pid == connection.hello.pid:
-                sockets.close(connection.listeners)
-                return worker
-        handle = await self._launcher.adopt(identity_of(connection.hello))
-        worker = Worker(handle, stray=True, brought=connection.listeners, same_version=_same_version(connection.hello))
-        self._others[worker.pid] = worker
-        self._watch(worker)
-        if self._endpoints:  # the door is kept already: this one is left over
-            self._spawn(self._dismiss(worker), f"dismiss-{worker.pid}")
-        return worker
-
-    async def dismiss_strays(self) -> None:
-        """Send away every worker that came by itself: nothing is to be served."""
-        while (stray := await self._stray(0.0)) is not None:
-            await self._dismiss(stray)
-
-    def _watch(self, worker: Worker) -> None:
-        async def until_gone() -> None:
-            worker.end = str(await worker.handle.wait())
-            worker.gone.set()
-            worker.in_flight.clear()
-            self._others.pop(worker.pid, None)
-            self._wake()
-
-        self._spawn(until_gone(), f"watch-worker-{worker.pid}")
-
-    def _hear(self, worker: Worker, message: Up) -> None:
-        match message:
-            case Load():
-                worker.in_flight = message.in_flight
-                self._ears.on_load()
-            case Records():
-                self._ears.on_records(message)
-            case Started():
-                self._ears.on_started(message)
-            case Demand():
-                self._ears.on_demand(message)
-            case Hello():
-                log.warning("gateway: worker %d said hello twice", worker.pid)
-
-    def _known(self) -> list[Worker]:
-        return [worker for worker in (self._worker, self._outgoing, *self._others.values()) if worker is not None]
+        outgoing, self._outgoing = self._outgoing, []
+        for worker in outgoing:
+            self._crew.dismiss_soon(worker)
 
     def _become(self, state: State, why: str | None = None) -> None:
         self.state, self.why = state, why
         self._ears.on_change()
-
-    def _wake(self) -> None:
-        """Have everybody who waits look again."""
-        woken, self._woken = self._woken, asyncio.Event()
-        woken.set()
-
-    async def _news(self, seconds: float | None = None) -> None:
-        """Wait until something happened, at most that long."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._woken.wait()
-
-    def _spawn(self, work: Coroutine[None, None, None], name: str) -> None:
-        if self._tasks is None:
-            raise RuntimeError("the gatekeeper is not running")
-        self._tasks.create_task(work, name=name)
-
-
-def _same_version(hello: Hello) -> bool:
-    return (hello.link_version, hello.aigw_version) == (LINK_VERSION, AIGW_VERSION)

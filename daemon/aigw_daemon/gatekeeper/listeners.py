@@ -62,9 +62,33 @@ def bind(wanted: Iterable[Endpoint]) -> list[socket.socket]:
     return bound
 
 
-def bound_to(listeners: Sequence[socket.socket]) -> set[Endpoint]:
+def gather(wanted: Sequence[Endpoint], have: Iterable[socket.socket]) -> list[socket.socket]:
+    """Listen on all of ``wanted`` or on no more than before: with those of ``have`` that fit, the others bound anew.
+
+    Raises PortTaken and AddressUnusable.
+    """
+    fitting: dict[Endpoint, socket.socket] = {}
+    for listener in have:
+        if (endpoint := endpoint_of(listener)) in wanted and endpoint is not None:
+            fitting[endpoint] = listener
+    missing = [endpoint for endpoint in wanted if endpoint not in fitting]
+    fitting.update(zip(missing, bind(missing), strict=True))
+    return [fitting[endpoint] for endpoint in wanted]
+
+
+def endpoint_of(listener: socket.socket) -> Endpoint | None:
+    """Where it listens; None for what is no listening TCP socket."""
+    if listener.fileno() < 0 or listener.family not in {socket.AF_INET, socket.AF_INET6}:
+        return None
+    if not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        return None
+    host, port = listener.getsockname()[:2]
+    return str(host), int(port)
+
+
+def bound_to(listeners: Iterable[socket.socket]) -> set[Endpoint]:
     """Where these sockets listen."""
-    return {(str(name[0]), int(name[1])) for name in (listener.getsockname() for listener in listeners)}
+    return {endpoint for listener in listeners if (endpoint := endpoint_of(listener)) is not None}
 
 
 def close(listeners: Iterable[socket.socket]) -> None:

@@ -6,12 +6,14 @@ import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from aigw_daemon.gatekeeper.listeners import Endpoint
 from aigw_daemon.home import Home
 from aigw_daemon.identity import Identity
 from aigw_daemon.link.daemon import WorkerConnection
 from aigw_daemon.link.messages import Down, Hello
-from aigw_daemon.supervisor.process import Handle, ProcessSpec
+from aigw_daemon.supervisor.launcher import Handle, ProcessSpec
 
 NAME = "gateway"
 """The worker's tag among the processes of this aigw, and the name of its log."""
@@ -27,8 +29,12 @@ class Worker:
     stray: bool = False
     """It came by itself and nobody has decided about it yet."""
     brought: list[socket.socket] = field(default_factory=list)
-    """The listeners that a stray came with."""
+    """The listeners that a stray came with, until somebody takes or closes them."""
+    served: frozenset[Endpoint] = frozenset()
+    """Where a stray accepts; empty for one that drains."""
     same_version: bool = True
+    leaving: bool = False
+    """It has been asked to drain."""
     gone: asyncio.Event = field(default_factory=asyncio.Event)
     end: str = ""
     """How it ended, once it is gone."""
@@ -38,10 +44,20 @@ class Worker:
         """Its process."""
         return self.handle.identity.pid
 
+    def take_brought(self) -> list[socket.socket]:
+        """The listeners that it came with; they are the caller's from now on."""
+        brought, self.brought = self.brought, []
+        return brought
+
     def send(self, message: Down) -> None:
         """Tell it something, if it can be told."""
         if self.connection is not None:
             self.connection.send(message)
+
+
+def log_of(home: Home) -> Path:
+    """Where workers write what goes wrong."""
+    return home.logs / f"{NAME}.log"
 
 
 def spec(home: Home, listeners: Sequence[socket.socket]) -> ProcessSpec:
@@ -51,6 +67,7 @@ def spec(home: Home, listeners: Sequence[socket.socket]) -> ProcessSpec:
         name=NAME,
         argv=(
             sys.executable,
+            "-P",  # nothing is imported from the folder that the daemon happens to run in
             "-m",
             "aigw_daemon.gateway.worker",
             "--link",
@@ -59,7 +76,7 @@ def spec(home: Home, listeners: Sequence[socket.socket]) -> ProcessSpec:
             ",".join(map(str, numbers)),
         ),
         env=dict(os.environ),
-        log=home.logs / f"{NAME}.log",
+        log=log_of(home),
         pass_fds=numbers,
     )
 

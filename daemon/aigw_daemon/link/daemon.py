@@ -16,6 +16,7 @@ from aigw_daemon.link.frames import LinkError, frame, frames, receive_first
 from aigw_daemon.link.messages import Down, Hello, Up, decode_up, encode
 
 HELLO_SECONDS = 5.0
+ACCEPT_PAUSE_SECONDS = 0.5
 _UCRED = struct.Struct("3i")
 """pid, uid, gid of a Unix socket's peer: SO_PEERCRED, unix(7)."""
 
@@ -45,7 +46,11 @@ class WorkerConnection:
     async def messages(self) -> AsyncIterator[Up]:
         """What the worker reports, until it leaves. Raises msgspec.DecodeError for garbage."""
         async for payload in frames(self._reader):
-            yield decode_up(payload)
+            try:
+                yield decode_up(payload)
+            except msgspec.ValidationError as error:
+                # A newer side may say more (it is about to be replaced): what isn't understood is passed over.
+                log.debug("link: worker %d said what is not understood: %s", self.hello.pid, error)
 
     def close(self) -> None:
         """Drop the connection; the worker goes on and dials again."""
@@ -70,7 +75,13 @@ class LinkServer:
             listener.listen()
             async with asyncio.TaskGroup() as tasks:
                 while True:
-                    sock, _ = await asyncio.get_running_loop().sock_accept(listener)
+                    try:
+                        sock, _ = await asyncio.get_running_loop().sock_accept(listener)
+                    except OSError as error:
+                        # No descriptors left, for one: a worker dials again, and the daemon must live on.
+                        log.warning("link: cannot accept: %s", error)
+                        await asyncio.sleep(ACCEPT_PAUSE_SECONDS)
+                        continue
                     sock.setblocking(False)
                     tasks.create_task(self._greet(sock), name="link-worker")
 

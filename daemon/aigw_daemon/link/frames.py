@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator, Sequence
 _LENGTH = struct.Struct(">I")
 MAX_FRAME = 64 * 1024 * 1024
 """Bytes; a larger length means that the other side doesn't speak this protocol."""
+MAX_FIRST = 64 * 1024
+"""Likewise for the first frame, which comes before anybody is known."""
 MAX_DESCRIPTORS = 16
 
 
@@ -51,7 +53,7 @@ async def receive_first(sock: socket.socket) -> tuple[bytes, list[int]]:
 
 async def _rest(sock: socket.socket, head: bytes) -> bytes:
     head += await _exactly(sock, _LENGTH.size - len(head))
-    return await _exactly(sock, _checked_length(head))
+    return await _exactly(sock, _checked_length(head, MAX_FIRST))
 
 
 async def _exactly(sock: socket.socket, count: int) -> bytes:
@@ -75,10 +77,10 @@ async def _readable(sock: socket.socket) -> None:
         loop.remove_reader(sock.fileno())
 
 
-def _checked_length(head: bytes) -> int:
+def _checked_length(head: bytes, limit: int = MAX_FRAME) -> int:
     (length,) = _LENGTH.unpack(head)
-    if length > MAX_FRAME:
-        raise LinkError(f"a frame of {length} bytes is beyond the limit of {MAX_FRAME}")
+    if length > limit:
+        raise LinkError(f"a frame of {length} bytes is beyond the limit of {limit}")
     return int(length)
 
 

@@ -76,7 +76,13 @@ class WorkerLink:
         try:
             self._flush_to(writer)
             async for payload in frames(reader):
-                self._receive(decode_down(payload))
+                try:
+                    message = decode_down(payload)
+                except msgspec.ValidationError as error:
+                    # A newer daemon may say more; what it says last, to drain, is understood by all.
+                    log.debug("link: the daemon said what is not understood: %s", error)
+                    continue
+                self._receive(message)
         finally:
             self._writer = None
             writer.close()
