@@ -13,7 +13,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Container, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -259,7 +259,7 @@ class LocalLauncher:
             killed |= found
             # Their children are found while the parents that lead to them are there.
             known |= found
-            await _kill(found)
+            await _kill(found, leaders=self._running)
         await asyncio.to_thread(self._reap_orphans)
         return Stopped(swept=len(killed))
 
@@ -314,16 +314,18 @@ class LocalLauncher:
                     os.waitpid(member.pid, os.WNOHANG)
 
 
-async def _kill(members: Iterable[Member]) -> None:
-    """Kill these, and wait a moment for them to end."""
-    descriptors = [opened for member in members if (opened := open_member(member)) is not None]
+async def _kill(members: Iterable[Member], leaders: Container[int]) -> None:
+    """Kill these, wait a moment, and reap our children among them; leaders are reaped by their watch."""
+    opened = {member.pid: descriptor for member in members if (descriptor := open_member(member)) is not None}
+    descriptors = list(opened.values())
     try:
         for descriptor in descriptors:
             with suppress(ProcessLookupError, PermissionError):
                 signal.pidfd_send_signal(descriptor, signal.SIGKILL)
         await all_ended(descriptors, KILL_ROUND_SECONDS)
-        for descriptor in descriptors:
-            reap_ended(descriptor)
+        for pid, descriptor in opened.items():
+            if pid not in leaders:
+                reap_ended(descriptor)
     finally:
         for descriptor in descriptors:
             os.close(descriptor)

