@@ -133,15 +133,20 @@ class ResponseParser:
         self._pieces_of_this = len(self.pieces)
 
     def _check_head(self) -> None:
-        encodings = [value for name, value in self.headers if name == b"transfer-encoding"]
-        if encodings and (len(encodings) > 1 or encodings[0].lower() != b"chunked"):
-            self._violation = f"transfer-encoding {b', '.join(encodings)!r}, where only `chunked` was allowed"
-        elif (version := self._parser.get_http_version()) not in _VERSIONS:
+        coded = False
+        sized = False
+        for name, value in self.headers:
+            if name == b"content-length":
+                sized = True
+            elif name == b"transfer-encoding":
+                if coded or value.lower() != b"chunked":
+                    self._violation = f"transfer-encoding {value!r}, where one `chunked` was all that is allowed"
+                coded = True
+        if (version := self._parser.get_http_version()) not in _VERSIONS:
             self._violation = f"HTTP version {version}, where only {' and '.join(_VERSIONS)} are spoken"
         elif self._quiet_bytes > MAX_HEAD_BYTES and self._head_size() > MAX_HEAD_BYTES:
             self._violation = f"more than {MAX_HEAD_BYTES} bytes of headers"
-        elif not (self.keep_alive or encodings or self.status in _BODILESS):
-            self._until_eof = not any(name == b"content-length" for name, _ in self.headers)
+        self._until_eof = not (coded or sized or self.status in _BODILESS)
 
     def _head_size(self) -> int:
         return sum(len(name) + len(value) + len(b": \r\n") for name, value in self.headers)

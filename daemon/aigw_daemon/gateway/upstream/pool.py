@@ -7,6 +7,7 @@ the shortest time, or makes a new one.
 import asyncio
 import socket
 import ssl
+from time import monotonic
 
 from aigw_daemon.gateway.upstream.base import Address, ConnectFailed, Response
 from aigw_daemon.gateway.upstream.connection import Connection, StaleConnection
@@ -72,15 +73,16 @@ class PooledClient:
         return None
 
     def _keep(self, connection: Connection) -> None:
-        kept = self._idle.setdefault(connection.address, [])
+        kept = self._idle.get(connection.address)
+        if kept is None:
+            kept = self._idle[connection.address] = []
         if len(kept) >= self._max_idle:
             connection.abort()
             return
-        loop = asyncio.get_running_loop()
-        connection.idle_since = loop.time()
+        connection.idle_since = monotonic()
         kept.append(connection)
         if self._sweep_timer is None:
-            self._sweep_timer = loop.call_later(self._idle_lifetime, self._sweep)
+            self._sweep_timer = asyncio.get_running_loop().call_later(self._idle_lifetime, self._sweep)
 
     def _forget(self, connection: Connection) -> None:
         self._open.discard(connection)
@@ -104,7 +106,7 @@ class PooledClient:
             self._sweep_timer = asyncio.get_running_loop().call_later(self._idle_lifetime, self._sweep)
 
     def _expired(self, connection: Connection) -> bool:
-        return asyncio.get_running_loop().time() - connection.idle_since >= self._idle_lifetime
+        return monotonic() - connection.idle_since >= self._idle_lifetime
 
     async def _connect(self, address: Address) -> Connection:
         try:
