@@ -176,8 +176,10 @@ async def test_unknown_paths_and_methods_are_answered_in_the_envelope(
 @pytest.mark.parametrize("origin", [ORIGIN, "http://localhost:3000", "http://127.0.0.1:8080", "http://gateway.lan"])
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/models"])
 async def test_an_allowed_origin_may_ask_and_read(client: httpx.AsyncClient, origin: str, path: str) -> None:
-    preflight = await client.options(path, headers={"origin": origin, "access-control-request-method": "POST"})
+    asked = {"access-control-request-method": "POST", "access-control-request-headers": "authorization, x-own"}
+    preflight = await client.options(path, headers={"origin": origin, **asked})
     assert preflight.status_code == 204
+    assert preflight.headers["access-control-allow-headers"] == "authorization, x-own"
     assert preflight.headers["access-control-allow-origin"] == origin
     assert "POST" in preflight.headers["access-control-allow-methods"]
     body = msgspec.json.encode({"model": "chat", "messages": []})
@@ -185,6 +187,7 @@ async def test_an_allowed_origin_may_ask_and_read(client: httpx.AsyncClient, ori
     answer = await client.request(method, path, content=body, headers={"origin": origin})
     assert answer.status_code == 200
     assert answer.headers["access-control-allow-origin"] == origin
+    assert "x-aigw-backend" in answer.headers["access-control-expose-headers"]
 
 
 @pytest.mark.parametrize("origin", ["https://attacker.example", "null", "http://localhost.attacker.example", "file://"])

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from starlette.types import ASGIApp
 
 from aigw_daemon.gateway.live import Live
+from aigw_daemon.gateway.openapi import ANSWER_HEADERS
 from aigw_daemon.gateway.server.asgi import run_asgi
 from aigw_daemon.gateway.server.exchange import Exchange
 from aigw_daemon.gateway.wire import ApiError, header, status_line
@@ -16,13 +17,9 @@ from aigw_daemon.gateway.wire import ApiError, header, status_line
 Handler = Callable[[Exchange], Awaitable[None]]
 
 _PREFLIGHT = (
-    status_line(204)
-    + b"access-control-allow-methods: GET, POST, OPTIONS\r\n"
-    + b"access-control-allow-headers: authorization, content-type, x-api-key, x-stainless-arch, x-stainless-lang, "
-    + b"x-stainless-os, x-stainless-package-version, x-stainless-retry-count, x-stainless-runtime, "
-    + b"x-stainless-runtime-version, x-stainless-timeout\r\n"
-    + b"access-control-max-age: 600\r\n"
+    status_line(204) + b"access-control-allow-methods: GET, POST, OPTIONS\r\n" + b"access-control-max-age: 600\r\n"
 )
+_EXPOSED = b"vary: origin\r\naccess-control-expose-headers: %b\r\n" % ", ".join(ANSWER_HEADERS).encode()
 
 
 class Dispatcher:
@@ -40,9 +37,7 @@ class Dispatcher:
         if refusal is not None:
             return refusal
         if exchange.origin is not None:
-            exchange.cors = (
-                header("access-control-allow-origin", exchange.origin.decode("latin-1")) + b"vary: origin\r\n"
-            )
+            exchange.cors = header("access-control-allow-origin", exchange.origin.decode("latin-1")) + _EXPOSED
         if exchange.path in self._hot and exchange.method not in {"POST", "OPTIONS"}:
             return ApiError(405, f"{exchange.path} takes POST, not {exchange.method}", allow="POST, OPTIONS")
         return None
@@ -51,8 +46,15 @@ class Dispatcher:
         """Answer on the route of the exchange."""
         handler = self._hot.get(exchange.path)
         if exchange.method == "OPTIONS":
-            exchange.respond_empty(_PREFLIGHT + b"x-aigw-request-id: %b\r\n" % self._request_id())
+            exchange.respond_empty(_preflight(exchange) + b"x-aigw-request-id: %b\r\n" % self._request_id())
         elif handler is not None:
             await handler(exchange)
         else:
             await run_asgi(self._app, exchange, self._request_id())
+
+
+def _preflight(exchange: Exchange) -> bytes:
+    """What a page may send. Its origin is an allowed one by now, so it may send the headers that it names."""
+    named = next((value for name, value in exchange.headers if name == b"access-control-request-headers"), None)
+    allowed = header("access-control-allow-headers", named.decode("latin-1")) if named else b""
+    return _PREFLIGHT + allowed
