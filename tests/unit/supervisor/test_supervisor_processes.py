@@ -154,6 +154,8 @@ async def test_sweep_ends_what_another_launcher_left_and_nothing_of_another_name
     mine = await earlier.spawn(python(tmp_path, FOREVER))
     other = await earlier.spawn(python(tmp_path, FOREVER, name="b"))
     foreign = await stranger.spawn(python(tmp_path, FOREVER))
+    # The kernel shows an environment only some time after the program was started.
+    await eventually(lambda: {mine.identity.pid, other.identity.pid} <= bearing(INSTANCE))
     assert await launcher.strays() == {"a", "b"}
     assert (await launcher.sweep("a")).swept == 1
     await mine.wait()
