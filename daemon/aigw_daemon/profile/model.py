@@ -15,8 +15,9 @@ BackendName = Annotated[
     str,
     AfterValidator(
         one_of_pattern(
-            r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}",
-            "a backend's name starts with a letter or digit and holds only letters, digits, '.', '_' and '-'",
+            r"(?!(gateway|daemon)$)[A-Za-z0-9][A-Za-z0-9._-]{0,62}",
+            "a backend's name starts with a letter or digit, holds only letters, digits, '.', '_' and '-', and is "
+            "neither gateway nor daemon (these are aigw's own processes and logs)",
         )
     ),
 ]
