@@ -1,11 +1,18 @@
 """A whole aigw for each test that wants one."""
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.support.aigw import Aigw
+from tests.support.fast_upstream import FastUpstream, fast_upstream
+from tests.support.living import Living, fast_profile
+
+RUNNERS = ("embedded", "binary")
+"""The two ways in which llama.cpp comes."""
 
 
 @pytest.fixture
@@ -25,3 +32,40 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aigw]:
         yield whole
     finally:
         whole.end()
+
+
+@pytest.fixture(scope="module", params=RUNNERS)
+def either(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aigw]:
+    """Like ``running``, once with each way that llama.cpp comes."""
+    whole = Aigw(tmp_path_factory.mktemp(request.param))
+    try:
+        whole.up(runner=request.param)
+        yield whole
+    finally:
+        whole.end()
+
+
+@pytest.fixture(scope="module")
+def engine(either: Aigw) -> Iterator[httpx.Client]:
+    """The engine behind ``either``, asked directly."""
+    with either.engine() as client:
+        yield client
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[FastUpstream]:
+    """An upstream that answers at once."""
+    async with fast_upstream() as found:
+        yield found
+
+
+@pytest.fixture
+async def living(aigw: Aigw, upstream: FastUpstream) -> AsyncIterator[Living]:
+    """An aigw in front of that upstream, ready; its daemon is the test's own child."""
+    whole = Living(aigw)
+    try:
+        await asyncio.to_thread(whole.start)
+        await asyncio.to_thread(whole.up, aigw.write_profile(fast_profile(aigw.port, upstream.port)))
+        yield whole
+    finally:
+        await asyncio.to_thread(whole.end)

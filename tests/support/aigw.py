@@ -165,6 +165,10 @@ class Aigw:
                     found.append(process)
         return found
 
+    def connect(self) -> socket.socket:
+        """A bare connection to the gateway."""
+        return socket.create_connection(("127.0.0.1", self.port), timeout=10)
+
     def engine(self, name: str = "llamacpp") -> httpx.Client:
         """A client of the engine itself, past the gateway, with the key that only aigw and the engine know."""
         shown = self.backend(name)
