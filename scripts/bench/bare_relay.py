@@ -1,16 +1,14 @@
-"""The yardstick for aigw: a dispatcher and the upstream client on uvicorn, and nothing else.
+"""The yardstick for aigw: a dispatcher and the upstream client, an ASGI application on uvicorn as it comes.
 
-Relays POST /v1/chat/completions to one fixed upstream, streamed and not. What aigw costs on top of this is the price
-of its features; what this costs on top of nginx is the price of Python.
+Relays POST /v1/chat/completions to one fixed upstream, streamed and not, without any feature. `bare_server.py` does
+the same on the gateway's own server.
 """
 
 import argparse
-import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from aigw_daemon.gateway.upstream.base import Address, Response, request_head
 from aigw_daemon.gateway.upstream.pool import PooledClient
@@ -21,41 +19,6 @@ Send = Callable[[Message], Awaitable[None]]
 Handler = Callable[[Receive, Send], Awaitable[None]]
 
 _END: Message = {"type": "http.response.body", "body": b""}
-
-
-class OneWrite:
-    """A transport that keeps the head of an answer back until the first bytes of its body: one system call, not two.
-
-    uvicorn writes them apart, which costs about a tenth of a relayed request and none of it is the relay's.
-    """
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
-        self._head = b""
-
-    def write(self, data: bytes) -> None:
-        """What uvicorn calls with the head first, then with each part of the body."""
-        if self._head:
-            data, self._head = self._head + data, b""
-        elif data.startswith(b"HTTP/1.1 "):
-            self._head = data
-            return
-        self._transport.write(data)
-
-    def close(self) -> None:
-        """Sends what was kept back, then closes."""
-        self._transport.write(self._head)
-        self._transport.close()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-
-class Door(HttpToolsProtocol):
-    """uvicorn's protocol, on such a transport."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        super().connection_made(cast("asyncio.Transport", OneWrite(transport)))
 
 
 class BareRelay:
@@ -123,7 +86,7 @@ def main() -> None:
         host="127.0.0.1",
         port=options.port,
         loop="uvloop",
-        http=Door,
+        http="httptools",
         lifespan="off",
         ws="none",
         proxy_headers=False,

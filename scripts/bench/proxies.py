@@ -161,13 +161,21 @@ class StreamUpstream(ProcessProxy):
 
 
 class BareRelay(ProcessProxy):
-    """Our dispatcher and upstream client, without features."""
+    """Our dispatcher and upstream client on uvicorn, without features: the yardstick."""
 
     name = "bare relay"
+    program = "bare_relay.py"
 
     def command(self, upstream_port: int) -> list[str]:
         options = ["--port", str(self.port), "--upstream-port", str(upstream_port)]
-        return [sys.executable, str(HERE / "bare_relay.py"), *options]
+        return [sys.executable, str(HERE / self.program), *options]
+
+
+class BareServer(BareRelay):
+    """The same on the gateway's own server."""
+
+    name = "bare relay, own server"
+    program = "bare_server.py"
 
 
 class VllmRouter(ProcessProxy):
@@ -234,4 +242,4 @@ def nginx_command(folder: Path, template: Path, values: dict[str, str]) -> list[
     return ["nginx", "-p", str(folder), "-e", "error.log", "-c", "nginx.conf"]
 
 
-ALL: tuple[type[Proxy], ...] = (Direct, Nginx, BareRelay, VllmRouter, Aigw)
+ALL: tuple[type[Proxy], ...] = (Direct, Nginx, BareRelay, BareServer, VllmRouter, Aigw)

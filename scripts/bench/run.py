@@ -61,7 +61,7 @@ def _options() -> argparse.Namespace:
 def _measure_all(base: Path, cores: Cores, options: argparse.Namespace) -> Results:
     chosen = [proxy for proxy in ALL if not options.only or proxy.name in options.only]
     results = {proxy.name: Figures() for proxy in chosen}
-    proxies = [proxy(base / proxy.name.replace(" ", "-"), cores.proxy) for proxy in chosen]
+    proxies = [proxy(base / proxy.__name__, cores.proxy) for proxy in chosen]
     turns = (options.rounds, options.seconds, cores.load)
     fixed = FixedUpstream(base / "fixed-upstream", cores.upstream)
     with _before(fixed, proxies, results) as running:
