@@ -173,7 +173,10 @@ class Aigw:
         """A client of the engine itself, past the gateway, with the key that only aigw and the engine know."""
         shown = self.backend(name)
         key = psutil.Process(shown["pid"]).environ()["LLAMA_API_KEY"]
-        return httpx.Client(base_url=shown["address"], headers={"Authorization": f"Bearer {key}"}, timeout=10)
+        # A new connection each time: engines close idle ones, and httpx may notice too late.
+        fresh = httpx.Limits(max_keepalive_connections=0)
+        headers = {"Authorization": f"Bearer {key}"}
+        return httpx.Client(base_url=shown["address"], headers=headers, timeout=10, limits=fresh)
 
     def kill_daemon(self, number: signal.Signals = signal.SIGKILL) -> int:
         """Signal the daemon by its own PID and wait until it is gone."""
