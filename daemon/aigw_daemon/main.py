@@ -20,7 +20,7 @@ from aigw_daemon.state_file import StateError
 from aigw_daemon.version import AIGW_VERSION
 
 EXIT_FAILED = 1
-EXIT_USAGE = 2
+LEAVING_SECONDS = 5.0
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 log = logging.getLogger(__name__)
@@ -48,9 +48,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run until stopped; exits the interpreter."""
     options = _parser().parse_args(argv)
     home = Home.from_environment()
+    # Who asks to stop everything may ask while the last daemon is on its way out.
+    patience = LEAVING_SECONDS if options.stop_all else 0.0
     try:
         home.prepare()
-        lock = options.inherited.lock if options.inherited else acquire(home.lock)
+        lock = options.inherited.lock if options.inherited else acquire(home.lock, patience=patience)
         _log_to(home, foreground=options.foreground)
     except (HomeError, OSError) as error:
         _give_up(options.ready_fd, Problem(code="home", message=str(error)))

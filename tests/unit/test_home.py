@@ -2,6 +2,7 @@
 
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -59,5 +60,8 @@ def test_a_second_lock_is_refused_with_the_holder(tmp_path: Path) -> None:
     with pytest.raises(AlreadyLocked) as refused:
         acquire(tmp_path / "lock")
     assert refused.value.pid == os.getpid()
-    os.close(held)
+    with ThreadPoolExecutor() as threads:
+        patient = threads.submit(acquire, tmp_path / "lock", patience=10)
+        os.close(held)
+        os.close(patient.result())
     os.close(acquire(tmp_path / "lock"))

@@ -25,6 +25,9 @@ what happens to lie in the folder where `aigw` is typed."""
 READY_TIMEOUT = 30.0
 """Seconds a daemon may take to say that it is ready; it says so before any engine is."""
 
+HOLDER_SECONDS = 1.0
+"""How long another daemon that holds the lock may take to answer before we try for it again."""
+
 LOG_LINES = 15
 
 
@@ -51,17 +54,18 @@ def ensure_daemon(home: Home, *, command: Sequence[str] = DAEMON, timeout: float
     LaunchError with the daemon's own problem, or with the end of its log when it died without a word, and HomeError
     when the folders can't be used.
     """
-    if is_listening(home):
-        return
-    home.prepare()
-    log_start = _size(home.daemon_log)
-    told = _launch(home, command, timeout)
-    problem = _problem(told, home.daemon_log, log_start, timeout)
-    if problem is None:
-        return
-    if problem.code == "already_running" and _wait_listening(home, timeout):
-        return
-    raise LaunchError(problem)
+    deadline = time.monotonic() + timeout
+    while not is_listening(home):
+        home.prepare()
+        log_start = _size(home.daemon_log)
+        told = _launch(home, command, timeout)
+        problem = _problem(told, home.daemon_log, log_start, timeout)
+        if problem is None:
+            return
+        if problem.code != "already_running" or time.monotonic() > deadline:
+            raise LaunchError(problem)
+        # Who holds the lock is starting, as we just were, or ending: then the next try gets it.
+        _wait_listening(home, HOLDER_SECONDS)
 
 
 def stop_all(*, command: Sequence[str] = DAEMON) -> str:
@@ -179,14 +183,10 @@ def _died(message: str, log: Path, log_start: int) -> Problem:
     )
 
 
-def _wait_listening(home: Home, timeout: float) -> bool:
-    """Wait for the daemon that holds the lock: it may be starting, as we just were."""
+def _wait_listening(home: Home, timeout: float) -> None:
     deadline = time.monotonic() + timeout
-    while not is_listening(home):
-        if time.monotonic() > deadline:
-            return False
+    while not is_listening(home) and time.monotonic() < deadline:
         time.sleep(0.05)
-    return True
 
 
 def _size(path: Path) -> int:

@@ -136,6 +136,18 @@ sys.exit(0)
     eventually_now(lambda: not is_listening(home))
 
 
+def test_a_daemon_that_was_on_its_way_out_is_followed_by_a_new_one(home: Home) -> None:
+    body = f"""
+if not os.path.exists("{home.state}/second"):
+    open("{home.state}/second", "w").close()
+    tell({{"error": {{"code": "already_running", "message": "the last daemon is ending"}}}})
+else:
+    tell({{"ready": True}})
+"""
+    ensure_daemon(home, command=program(body))
+    assert (home.state / "second").exists()
+
+
 def test_a_lock_that_nobody_answers_for_is_told(home: Home) -> None:
     body = 'tell({"error": {"code": "already_running", "message": "PID 1 holds the lock"}})'
     assert problem_of(home, body, timeout=0.5).problem.message == "PID 1 holds the lock"
