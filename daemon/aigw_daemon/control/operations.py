@@ -254,7 +254,7 @@ class Operations:
         """Serve this profile: first the door, whose port may be taken, then the engines behind it."""
         parts = self._parts
         if self._profile is None:
-            self._take_up = TakeUp.of(parts.state.document, profile.file, then=parts.changes.happened)
+            self._take_up = TakeUp.of(parts.state.document, profile, then=parts.changes.happened)
         try:
             await parts.gatekeeper.open(profile.gateway.host, profile.gateway.port, parts.state.document.gateway)
         except PortTaken as taken:
@@ -269,11 +269,15 @@ class Operations:
     @asynccontextmanager
     async def _changing(self) -> AsyncIterator[None]:
         """One change at a time, and none any more once everything is being stopped."""
+        self._refuse_if_stopping()
         async with self._turn:
-            if self._stopping:
-                hint = "wait until 'aigw status' says that no daemon runs, then 'aigw up'"
-                raise Refusal(409, "stopping", "aigwd is stopping everything", hint=hint)
+            self._refuse_if_stopping()  # it may have begun while we waited
             yield
+
+    def _refuse_if_stopping(self) -> None:
+        if self._stopping:
+            hint = "wait until 'aigw status' says that no daemon runs, then 'aigw up'"
+            raise Refusal(409, "stopping", "aigwd is stopping everything", hint=hint)
 
     async def _change(self, verb: Callable[[list[str]], Any], names: list[str]) -> Status:
         self._serving_profile()

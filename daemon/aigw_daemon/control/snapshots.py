@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
-from aigw_daemon.link.messages import BackendView, GatewayView, RouteView, Snapshot, TargetView
+import msgspec
+
+from aigw_daemon.link.messages import BackendView, GatewayView, ModelView, RouteView, Snapshot, TargetView
 from aigw_daemon.profile.chains import chain, fallbacks, is_pattern
 from aigw_daemon.profile.model import Gateway, Profile, Target
 
@@ -15,10 +17,22 @@ def snapshot(profile: Profile, backends: Sequence[BackendView], revision: int) -
         revision=revision,
         profile=profile.name,
         gateway=_gateway(profile.gateway),
-        backends=tuple(backends),
+        backends=tuple(_named(profile, backend) for backend in backends),
         routes=tuple(_route(profile, name) for name in profile.routes),
         fallback=_targets(fallbacks(profile, "")),
     )
+
+
+def _named(profile: Profile, backend: BackendView) -> BackendView:
+    """A model that the profile names stays known while its backend is down: it can't be reached, but it exists.
+
+    Else a request for it would be a 404 instead of waiting, falling back or a 503.
+    """
+    section = profile.backends.get(backend.name)
+    declared = section.served_models if section is not None else None
+    if backend.models or not declared:
+        return backend
+    return msgspec.structs.replace(backend, models=tuple(ModelView(id=name) for name in declared))
 
 
 def _route(profile: Profile, name: str) -> RouteView:

@@ -11,11 +11,15 @@ from dataclasses import dataclass
 from typing import Self
 
 from aigw_daemon.identity import is_alive
+from aigw_daemon.profile.backends import BackendSection
+from aigw_daemon.profile.model import Profile
 from aigw_daemon.state_file import BackendRecord, Document
 from aigw_daemon.supervisor.backend import BackendReport
 from aigw_daemon.words import State
 
-LONGEST_SECONDS = 10.0
+UNKNOWN = frozenset({State.STOPPED, State.STARTING, State.UNREACHABLE})
+"""What a backend is before it has answered us; one that somebody else runs begins as unreachable."""
+LONGEST_SECONDS = 5.0
 """An engine that has not been recognised by then is shown as it is."""
 
 
@@ -27,12 +31,15 @@ class TakeUp:
     deadline: float
 
     @classmethod
-    def of(cls, document: Document, profile: str, *, then: Callable[[], None]) -> Self | None:
+    def of(cls, document: Document, profile: Profile, *, then: Callable[[], None]) -> Self | None:
         """What a dead daemon left running of this profile; None: nothing. ``then`` is called at the deadline."""
-        if not document.serving or document.applied != profile:
+        if not document.serving or document.applied != profile.file:
             return None
-        records = document.backends.items()
-        names = {name for name, record in records if record.wanted and record.identity and is_alive(record.identity)}
+        names = {
+            name
+            for name, record in document.backends.items()
+            if record.wanted and name in profile.backends and _may_serve(profile.backends[name], record)
+        }
         if not names:
             return None
         asyncio.get_running_loop().call_later(LONGEST_SECONDS, then)
@@ -42,5 +49,10 @@ class TakeUp:
         """Whether each has been recognised, or is not wanted any more, or it takes too long."""
         if time.monotonic() >= self.deadline:
             return True
-        open_ = {report.name for report in reports if report.state in {State.STOPPED, State.STARTING}}
-        return not any(record(name).wanted for name in self.names & open_)
+        known = {report.name for report in reports if report.state not in UNKNOWN}
+        return not any(record(name).wanted for name in self.names - known)
+
+
+def _may_serve(section: BackendSection, record: BackendRecord) -> bool:
+    """Whether it answers although we know nothing of it yet: it outlived the daemon, or never was a process of ours."""
+    return not section.managed or (record.identity is not None and is_alive(record.identity))
