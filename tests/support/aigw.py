@@ -67,7 +67,8 @@ def profile_text(
         restart: {{crash_exits: 1000, failed_starts: 1000}}
     """
     section = llamacpp_section(runner, context=context) if backends is None else backends
-    return f"{textwrap.dedent(head)}{textwrap.dedent(extra)}\nroutes:\n{aliases}backends:\n{section}"
+    routes = f"routes:\n{aliases}" if aliases else ""
+    return f"{textwrap.dedent(head)}{textwrap.dedent(extra)}\n{routes}backends:\n{section}"
 
 
 class Aigw:

@@ -32,7 +32,7 @@ def _named(profile: Profile, backend: BackendView) -> BackendView:
     declared = section.served_models if section is not None else None
     if backend.models or not declared:
         return backend
-    return msgspec.structs.replace(backend, models=tuple(ModelView(id=name) for name in declared))
+    return msgspec.structs.replace(backend, models=tuple(ModelView(id=name, created=0) for name in declared))
 
 
 def _route(profile: Profile, name: str) -> RouteView:
