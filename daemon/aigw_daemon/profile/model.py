@@ -56,7 +56,7 @@ class Gateway(Section):
     host: Host = Field(default="localhost", description="Where it listens; localhost: both loopback addresses.")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(default=4000, description="Its port; 0: a free one.")
     provider: Text | None = Field(
-        default=None, description="What /v1/models gives as provider; absent: the backend's name."
+        default=None, description="What /v1/models gives as provider; absent: workspace-backend."
     )
     request_timeout: Duration = Field(
         default=600.0, description="The one deadline of a request, over all its attempts."
