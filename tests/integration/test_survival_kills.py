@@ -73,7 +73,7 @@ async def answered(living: Living) -> None:
     """The next request; it waits for the engine while that comes back, and is not failed."""
     async with asyncio.timeout(30):
         while (await attempt(living.aigw.port))[0] != 200:
-            await asyncio.sleep(0.05)
+            pass  # each attempt is an exchange with another process, so this doesn't spin
 
 
 async def attempt(port: int) -> tuple[int, bytes]:

@@ -85,7 +85,7 @@ async def test_idle_daemon_and_worker_take_less_than_120_mb_together(living: Liv
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-async def test_descriptors_and_threads_are_as_before_after_many_starts_and_stops(aigw: Aigw) -> None:
+async def test_descriptors_are_as_before_and_no_zombie_is_left_after_many_starts_and_stops(aigw: Aigw) -> None:
     living = Living(aigw)
     binary = install(aigw.folder / "bin")
     model = aigw.folder / "model.gguf"
@@ -101,11 +101,13 @@ backends: {{stub: {{engine: llamacpp, runner: binary, binary: "{binary}", model:
         await asyncio.to_thread(cycle, living, 10)
         assert living.daemon is not None
         daemon = psutil.Process(living.daemon.pid)
-        before = daemon.num_fds(), daemon.num_threads()
+        before = daemon.num_fds()
         await asyncio.to_thread(cycle, living, CYCLES)
         await asyncio.to_thread(living.ready)
-        assert (daemon.num_fds(), daemon.num_threads()) <= before
-        assert [child.pid for child in daemon.children() if child.status() == psutil.STATUS_ZOMBIE] == []
+        await eventually(lambda: daemon.num_fds() <= before, what="the descriptors of before")
+        await eventually(
+            lambda: not any(child.status() == psutil.STATUS_ZOMBIE for child in daemon.children()), what="no zombie"
+        )
     finally:
         await asyncio.to_thread(living.end)
 

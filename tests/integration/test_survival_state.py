@@ -1,4 +1,4 @@
-"""What a daemon finds when it comes back: a worker that hangs or is dead, a torn state, another daemon, stale sockets."""
+"""What a daemon finds when it comes back: a worker that hangs or is dead, a torn state, a rival, stale sockets."""
 
 import asyncio
 import json

@@ -18,7 +18,7 @@ from aigw_daemon.gatekeeper.timing import Timing
 from aigw_daemon.home import Home
 from aigw_daemon.identity import Identity
 from aigw_daemon.link.daemon import LinkServer
-from aigw_daemon.link.messages import Demand, GatewayView, Records, Snapshot, Started
+from aigw_daemon.link.messages import Demand, GatewayView, Load, Records, Snapshot, Started
 from aigw_daemon.supervisor.process import LocalLauncher
 from aigw_daemon.words import State
 from tests.support.aigw import free_port
@@ -38,7 +38,7 @@ class Deaf:
 
     def on_demand(self, message: Demand) -> None: ...
 
-    def on_load(self) -> None: ...
+    def on_load(self, total: Load) -> None: ...
 
     def on_change(self) -> None: ...
 
