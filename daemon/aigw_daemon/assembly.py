@@ -17,11 +17,12 @@ from aigw_daemon.history.hub import RecordHub
 from aigw_daemon.home import Home
 from aigw_daemon.leftovers import Leftovers, kill_leftovers, stop_leftovers
 from aigw_daemon.link.daemon import LinkServer
-from aigw_daemon.link.messages import Demand, Records, Started
+from aigw_daemon.link.messages import Demand, Load, Records, Started
 from aigw_daemon.models.puller import Puller
 from aigw_daemon.state_file import StateFile
 from aigw_daemon.supervisor.process import LocalLauncher
 from aigw_daemon.supervisor.supervisor import Supervisor
+from aigw_daemon.supervisor.traffic import Traffic
 
 __all__ = ["Daemon", "Ending"]
 
@@ -34,28 +35,30 @@ class Hearing:
     def __init__(self, changes: Changes, hub: RecordHub) -> None:
         self._changes = changes
         self._hub = hub
-        self._heard: dict[str, float] = {}
+        self._load = Load({})
+        self._told_at = 0.0
         self.on_demand: Callable[[Demand], None] = lambda _: None
 
-    def last_activity(self, backend: str) -> float:
-        """When this backend last finished a request, in monotonic seconds; 0 for never (rule A3)."""
-        return self._heard.get(backend, 0.0)
+    def traffic(self, backend: str) -> Traffic:
+        """What this backend has to do (the supervisor's `Watch`)."""
+        load = self._load
+        return Traffic(load.in_flight.get(backend, 0), load.relayed.get(backend, 0), self._told_at)
 
     def on_records(self, message: Records) -> None:
         """See Ears."""
-        now = time.monotonic()
         for record in message.records:
-            if record.backend is not None:
-                self._heard[record.backend] = now
             self._hub.publish(record)
 
     def on_started(self, message: Started) -> None:
         """See Ears."""
         self._hub.publish(message)
 
-    def on_load(self) -> None:
+    def on_load(self, total: Load) -> None:
         """See Ears."""
-        self._changes.happened()
+        self._told_at = time.monotonic()
+        changed, self._load = total.in_flight != self._load.in_flight, total
+        if changed:
+            self._changes.happened()
 
     def on_change(self) -> None:
         """See Ears."""
@@ -77,7 +80,7 @@ class Daemon:
         hub = RecordHub(self._watched)
         hearing = Hearing(changes, hub)
         supervisor = Supervisor(
-            home, self._state, launcher=launcher, activity=hearing.last_activity, on_change=changes.happened
+            home, self._state, launcher=launcher, traffic=hearing.traffic, on_change=changes.happened
         )
         self._gatekeeper = Gatekeeper(
             home,

@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import signal
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from aigw_daemon.home import Home
@@ -21,6 +21,7 @@ from aigw_daemon.supervisor.managed import ManagedBackend
 from aigw_daemon.supervisor.ports import PortOwner
 from aigw_daemon.supervisor.probe import Listing, Reading
 from aigw_daemon.supervisor.process import Handle, LaunchError, NotAdopted, ProcessSpec, Stopped, Usage
+from aigw_daemon.supervisor.traffic import Traffic
 from tests.support.fake_clock import FakeClock
 
 _pids = itertools.count(100_000)
@@ -160,7 +161,7 @@ class FakeWorld:
         self.clock = FakeClock()
         self.launcher = FakeLauncher(self.clock)
         self.prober = FakeProber()
-        self.heard = 0.0
+        self.traffic = Traffic()
         self.changes = 0
         self.state = StateFile(home, write=lambda _path, _content: None)
         self.program = home.state / "program"
@@ -177,7 +178,7 @@ class FakeWorld:
             launcher=self.launcher,
             prober=self.prober,
             clock=self.clock,
-            activity=lambda _: self.heard,
+            traffic=lambda _: replace(self.traffic, told_at=self.clock.now),
             on_change=self.changed,
             environ={"PATH": "/usr/bin"},
             random=lambda: 0.5,

@@ -17,6 +17,7 @@ from aigw_daemon.supervisor import proctable
 from aigw_daemon.supervisor.backend import BackendReport
 from aigw_daemon.supervisor.process import LocalLauncher
 from aigw_daemon.supervisor.supervisor import Supervisor
+from aigw_daemon.supervisor.traffic import Traffic
 from aigw_daemon.words import State
 from tests.support.wait import eventually
 
@@ -39,9 +40,10 @@ class Supervised:
     def __init__(self, home: Home, *, log_cap: int = 1024 * 1024) -> None:
         self.home = home
         self.state = StateFile(home)
+        self.traffic = Traffic()
         self.launcher = LocalLauncher(self.state.document.instance, log_cap=log_cap)
         self.supervisor = Supervisor(
-            home, self.state, launcher=self.launcher, activity=lambda _: 0.0, on_change=lambda: None
+            home, self.state, launcher=self.launcher, traffic=lambda _: self.traffic, on_change=lambda: None
         )
 
     def report(self, name: str) -> BackendReport:

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from socket import socket
 
 from aigw_daemon.gatekeeper import listeners as sockets
@@ -54,13 +54,10 @@ class Crew:
         """Those that came by themselves and that nobody has decided about."""
         return [worker for worker in self._members.values() if worker.stray]
 
-    def in_flight(self) -> dict[str, int]:
-        """Requests per backend, over all workers that still have some."""
-        total: dict[str, int] = {}
-        for worker in self._members.values():
-            for backend, count in worker.in_flight.items():
-                total[backend] = total.get(backend, 0) + count
-        return total
+    def load(self) -> Load:
+        """What backends have to do, over all workers."""
+        loads = [worker.load for worker in self._members.values()]
+        return Load(_sum(load.in_flight for load in loads), _sum(load.relayed for load in loads))
 
     def publish(self, snapshot: Snapshot) -> None:
         """Route on this from now on."""
@@ -164,8 +161,8 @@ class Crew:
     def _hear(self, worker: Worker, message: Up) -> None:
         match message:
             case Load():
-                worker.in_flight = message.in_flight
-                self._ears.on_load()
+                worker.load = message
+                self._ears.on_load(self.load())
             case Records():
                 self._ears.on_records(message)
             case Started():
@@ -182,17 +179,24 @@ class Crew:
     async def _until_gone(self, worker: Worker) -> None:
         worker.end = str(await worker.handle.wait())
         self._members.pop(worker.pid, None)
-        worker.in_flight = {}
         sockets.close(worker.take_brought())
         worker.gone.set()
         self._news.wake()
-        self._ears.on_load()
+        self._ears.on_load(self.load())
 
     def _spawn(self, work: Coroutine[None, None, None], name: str) -> None:
         if self._tasks is None:
             work.close()
             raise RuntimeError("the gatekeeper is not running")
         self._tasks.create_task(_logged(work, name), name=name)
+
+
+def _sum(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for each in counts:
+        for backend, count in each.items():
+            total[backend] = total.get(backend, 0) + count
+    return total
 
 
 async def _logged(work: Coroutine[None, None, None], name: str) -> None:

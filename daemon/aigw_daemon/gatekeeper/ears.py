@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from aigw_daemon.link.messages import Demand, Records, Started
+from aigw_daemon.link.messages import Demand, Load, Records, Started
 
 
 class Ears(Protocol):
@@ -17,8 +17,8 @@ class Ears(Protocol):
     def on_demand(self, message: Demand) -> None:
         """A request wants a backend that isn't running."""
 
-    def on_load(self) -> None:
-        """Counts in flight have changed."""
+    def on_load(self, total: Load) -> None:
+        """What backends have to do, over all workers: told when it changes, and each second while it isn't nothing."""
 
     def on_change(self) -> None:
         """The state of the gateway has changed."""

@@ -77,7 +77,7 @@ class Gatekeeper:
 
     def in_flight(self) -> dict[str, int]:
         """Requests per backend, over all workers that still have some."""
-        return self._crew.in_flight()
+        return self._crew.load().in_flight
 
     def publish(self, snapshot: Snapshot) -> None:
         """Route on this from now on."""

@@ -12,7 +12,7 @@ from aigw_daemon.gatekeeper.listeners import Endpoint
 from aigw_daemon.home import Home
 from aigw_daemon.identity import Identity
 from aigw_daemon.link.daemon import WorkerConnection
-from aigw_daemon.link.messages import Down, Hello
+from aigw_daemon.link.messages import Down, Hello, Load
 from aigw_daemon.supervisor.launcher import Handle, ProcessSpec
 
 NAME = "gateway"
@@ -25,7 +25,8 @@ class Worker:
 
     handle: Handle
     connection: WorkerConnection | None = None
-    in_flight: dict[str, int] = field(default_factory=dict)
+    load: Load = field(default_factory=lambda: Load({}))
+    """What it said last."""
     stray: bool = False
     """It came by itself and nobody has decided about it yet."""
     brought: list[socket.socket] = field(default_factory=list)

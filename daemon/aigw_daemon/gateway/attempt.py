@@ -16,7 +16,7 @@ from aigw_daemon.gateway.answers import decode_answer
 from aigw_daemon.gateway.call import Call
 from aigw_daemon.gateway.failures import AttemptFailed, Kind, failed_status, is_clients_fault, spent, unknown_model
 from aigw_daemon.gateway.live import Hop, Live, Plan
-from aigw_daemon.gateway.reporter import Reporter
+from aigw_daemon.gateway.reporter import Flow, Reporter
 from aigw_daemon.gateway.requests import Facts, rewritten
 from aigw_daemon.gateway.routing import Candidate, Readiness
 from aigw_daemon.gateway.streaming import StreamScan
@@ -36,6 +36,7 @@ class Whole(msgspec.Struct):
     """A complete answer."""
 
     hop: Hop
+    flow: Flow
     body: bytes
     content_type: bytes
 
@@ -44,6 +45,7 @@ class Streamed(msgspec.Struct):
     """A stream that has begun: its first events, and where the rest comes from."""
 
     hop: Hop
+    flow: Flow
     response: Response
     scan: StreamScan
     first: bytes
@@ -88,7 +90,7 @@ class Chain:
         """The answer has been given, or can't be: the backend is free of it."""
         if isinstance(answer, Streamed):
             answer.response.close()
-        self._reporter.leave(answer.hop.candidate.backend)
+        self._reporter.leave(answer.flow)
 
     def _plan(self, call: Call, model: str) -> Plan:
         plan = self._live.plan(call.endpoint, model)
@@ -103,30 +105,32 @@ class Chain:
         add_usage = facts.stream is True and not facts.usage_asked
         if add_usage or hop.candidate.model != facts.model:
             body = await rewritten(body, facts, hop.candidate.model, add_usage=add_usage)
-        backend = hop.candidate.backend
-        self._reporter.enter(backend)
+        flow = self._reporter.enter(hop.candidate.backend)
         began = call.begin_attempt(hop)
         try:
-            return await self._ask(call, hop, facts, body, add_usage=add_usage)
+            return await self._ask(call, hop, flow, facts, body, add_usage=add_usage)
         except UpstreamError as error:
-            self._reporter.leave(backend)
+            self._reporter.leave(flow)
             kind = Kind.UNREACHABLE if isinstance(error, ConnectFailed) else Kind.FAILED
             raise AttemptFailed(kind, str(error)) from error
         except BaseException:
-            self._reporter.leave(backend)
+            self._reporter.leave(flow)
             raise
         finally:
             call.end_wait(began)
 
-    async def _ask(self, call: Call, hop: Hop, facts: Facts, body: bytes, *, add_usage: bool) -> Whole | Streamed:
+    async def _ask(
+        self, call: Call, hop: Hop, flow: Flow, facts: Facts, body: bytes, *, add_usage: bool
+    ) -> Whole | Streamed:
         response = await self._upstream.request(hop.address, hop.request_head, body)
         call.first_byte()
+        flow.relayed += 1
         try:
             if response.status != HTTPStatus.OK:
                 await _refuse(response)
             if facts.stream and response.content_type == STREAM_TYPE:
-                return await _begin_stream(hop, response, StreamScan(drop_usage=add_usage, choices=facts.n or 1))
-            return await _read_whole(call, hop, response)
+                return await _begin_stream(hop, flow, response, StreamScan(drop_usage=add_usage, choices=facts.n or 1))
+            return await _read_whole(call, hop, flow, response)
         except BaseException:
             response.close()
             raise
@@ -155,26 +159,27 @@ async def _refuse(response: Response) -> NoReturn:
     raise failed_status(response.status, upstream_error(body)[0], retry_after)
 
 
-async def _read_whole(call: Call, hop: Hop, response: Response) -> Whole:
+async def _read_whole(call: Call, hop: Hop, flow: Flow, response: Response) -> Whole:
     content = response.body_if_complete()
     if content is None:
         content = await response.read(MAX_ANSWER_BYTES)
     _check_whole(call, content)
-    return Whole(hop, content, response.header(b"content-type") or b"application/json")
+    return Whole(hop, flow, content, response.header(b"content-type") or b"application/json")
 
 
-async def _begin_stream(hop: Hop, response: Response, scan: StreamScan) -> Streamed:
+async def _begin_stream(hop: Hop, flow: Flow, response: Response, scan: StreamScan) -> Streamed:
     """Read up to the first event with data, so that an error in its place can still fall back (rule B2)."""
     first = b""
     while not scan.begun:
         chunk = await response.chunk()
         if chunk is None:
             break
+        flow.relayed += 1
         first += scan.feed(chunk)
         if scan.error is not None:
             break
     if scan.begun:
-        return Streamed(hop, response, scan, first)
+        return Streamed(hop, flow, response, scan, first)
     if scan.error is not None:
         raise AttemptFailed(Kind.FAILED, f"its stream began with an error: {scan.error}")
     raise AttemptFailed(Kind.FAILED, "its stream ended without an answer")

@@ -7,7 +7,7 @@ from aigw_daemon.gateway.attempt import STREAM_TYPE, Chain, Streamed
 from aigw_daemon.gateway.call import CLIENT_LEFT_STATUS, Call
 from aigw_daemon.gateway.failures import out_of_time
 from aigw_daemon.gateway.live import Live
-from aigw_daemon.gateway.reporter import Reporter
+from aigw_daemon.gateway.reporter import Flow, Reporter
 from aigw_daemon.gateway.requests import THREAD_BYTES, parse_facts, read_facts
 from aigw_daemon.gateway.server.exchange import Exchange, Interruption
 from aigw_daemon.gateway.upstream.base import UpstreamError
@@ -74,17 +74,18 @@ class Completions:
 
 async def _relay(exchange: Exchange, call: Call, answer: Streamed) -> None:
     """Pass the stream on as it arrives. After its first byte nothing falls back: it ends whole, or with one error."""
-    scan, response = answer.scan, answer.response
+    scan, response, flow = answer.scan, answer.response, answer.flow
     exchange.start(call.answer_head(STREAM_TYPE, answer.hop) + _STREAM_LINES)
     if answer.first:
         exchange.write(answer.first)
     cut: str | None = None
     try:
         while scan.error is None and (chunk := await response.chunk()) is not None:
+            flow.relayed += 1
             if passed := scan.feed(chunk):
                 exchange.write(passed)
             if exchange.write_paused:
-                await exchange.drain()
+                await _until_taken(exchange, flow)
         if rest := scan.end():
             exchange.write(rest)
     except UpstreamError as error:
@@ -93,6 +94,15 @@ async def _relay(exchange: Exchange, call: Call, answer: Streamed) -> None:
         call.usage = scan.usage
         call.finish_reason = scan.finish_reason
     _end_stream(exchange, call, answer, cut)
+
+
+async def _until_taken(exchange: Exchange, flow: Flow) -> None:
+    """Wait for a slow client; the engine, which is held up by it, must not be taken for a hung one."""
+    flow.held += 1
+    try:
+        await exchange.drain()
+    finally:
+        flow.held -= 1
 
 
 def _end_stream(exchange: Exchange, call: Call, answer: Streamed, cut: str | None) -> None:

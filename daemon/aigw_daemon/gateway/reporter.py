@@ -1,4 +1,4 @@
-"""What the worker tells the daemon: records in batches, counts in flight, starts while somebody tails.
+"""What the worker tells the daemon: records in batches, what backends have to do, starts while somebody tails.
 
 Nothing here is waited for by a request. Records above 1,000 a second are counted, not kept (the design's *Records*).
 """
@@ -11,7 +11,23 @@ from aigw_daemon.link.messages import Load, Records, RequestRecord, Started, Up
 
 BATCH_SECONDS = 0.2
 LOAD_SECONDS = 0.1
+PROGRESS_SECONDS = 1.0
+"""How often it is said what is in flight while that doesn't change: silence would look like a worker that is stuck."""
 RECORDS_PER_SECOND = 1_000
+
+
+class Flow:
+    """What one backend has to do now. All its requests share it, so that counting a piece is one addition."""
+
+    __slots__ = ("backend", "held", "in_flight", "relayed")
+
+    def __init__(self, backend: str) -> None:
+        self.backend = backend
+        self.in_flight = 0
+        self.relayed = 0
+        """Pieces of answers, since the worker began."""
+        self.held = 0
+        """Requests whose client doesn't take what is there: then it is not the backend that holds them up."""
 
 
 class Reporter:
@@ -24,7 +40,7 @@ class Reporter:
         self._dropped = 0
         self._window_began = clock()
         self._kept_in_window = 0
-        self._in_flight: dict[str, int] = {}
+        self._flows: dict[str, Flow] = {}
         self._load_changed = False
         self._wake = asyncio.Event()
         self._ringing = False
@@ -34,17 +50,21 @@ class Reporter:
     @property
     def in_flight(self) -> int:
         """Requests that some backend is answering."""
-        return sum(self._in_flight.values())
+        return sum(flow.in_flight for flow in self._flows.values())
 
-    def enter(self, backend: str) -> None:
+    def enter(self, backend: str) -> Flow:
         """A request went to this backend."""
-        self._in_flight[backend] = self._in_flight.get(backend, 0) + 1
+        flow = self._flows.get(backend)
+        if flow is None:
+            flow = self._flows[backend] = Flow(backend)
+        flow.in_flight += 1
         self._load_changed = True
         self._ring()
+        return flow
 
-    def leave(self, backend: str) -> None:
+    def leave(self, flow: Flow) -> None:
         """It is over, in whatever way."""
-        self._in_flight[backend] -= 1
+        flow.in_flight -= 1
         self._load_changed = True
         self._ring()
 
@@ -69,7 +89,7 @@ class Reporter:
         """Send what there is, until cancelled; sleeps while there is nothing."""
         batch_at = 0.0
         while True:
-            await self._wake.wait()
+            await self._until_there_is_news()
             self._wake.clear()
             self._ringing = False
             await asyncio.sleep(LOAD_SECONDS)
@@ -91,10 +111,25 @@ class Reporter:
             self._ringing = True
             self._wake.set()
 
+    async def _until_there_is_news(self) -> None:
+        if not self.in_flight:
+            await self._wake.wait()
+            return
+        try:
+            async with asyncio.timeout(PROGRESS_SECONDS - LOAD_SECONDS):
+                await self._wake.wait()
+        except TimeoutError:
+            self._load_changed = True
+
     def _flush_load(self) -> None:
         if self._load_changed:
             self._load_changed = False
-            self._send(Load(dict(self._in_flight)))
+            flows = self._flows.values()
+            for flow in flows:
+                flow.relayed += flow.held
+            self._send(
+                Load({flow.backend: flow.in_flight for flow in flows}, {flow.backend: flow.relayed for flow in flows})
+            )
 
     def _flush_records(self) -> None:
         if self._records or self._dropped:

@@ -1,7 +1,7 @@
 """What daemon and gateway worker say to each other, as msgpack over a Unix socket.
 
 Down: `Snapshot` at every change, `Drain`, `Tail`. Up: `Hello` once per connection (with the listening descriptors
-beside it), `Load` when counts in flight change, `Records` in batches, `Demand`. Every message is a tagged struct; an
+beside it), `Load` while anything is in flight, `Records` in batches, `Demand`. Every message is a tagged struct; an
 unknown field is ignored, so that a newer side may say more.
 """
 
@@ -31,6 +31,8 @@ class ModelView(msgspec.Struct, frozen=True):
     """Tokens, where the engine says it."""
     capabilities: tuple[str, ...] = ()
     """Of chat, completions, embeddings, rerank, vision, tools."""
+    digest: str | None = None
+    """Of its content, where the engine says it: the same name can come to mean another model."""
 
 
 class BackendView(msgspec.Struct, frozen=True):
@@ -129,9 +131,12 @@ class Hello(msgspec.Struct, frozen=True, tag="hello"):
 
 
 class Load(msgspec.Struct, frozen=True, tag="load"):
-    """Requests in flight per backend, sent when it changed, at most ten times a second."""
+    """What backends have to do: sent when it changed, at most ten times a second; each second while not idle."""
 
     in_flight: dict[str, int]
+    """Requests that it is answering."""
+    relayed: dict[str, int] = {}
+    """A number that grows with every piece of an answer that comes from it, and while a slow client holds it up."""
 
 
 class Demand(msgspec.Struct, frozen=True, tag="demand"):

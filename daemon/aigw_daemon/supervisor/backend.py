@@ -25,6 +25,7 @@ from aigw_daemon.supervisor.failures import Failure, FailureKind
 from aigw_daemon.supervisor.launcher import Launcher
 from aigw_daemon.supervisor.lifecycle import Event, Life, next_state
 from aigw_daemon.supervisor.probe import Prober
+from aigw_daemon.supervisor.traffic import Watch
 from aigw_daemon.words import EngineKind, State
 
 AT_REST: Final = frozenset({State.STOPPED, State.FAILED})
@@ -44,8 +45,7 @@ class Edges:
     launcher: Launcher
     prober: Prober
     clock: Clock
-    activity: Callable[[str], float]
-    """A number per backend that grows while bytes come from it."""
+    traffic: Watch
     on_change: Callable[[], None]
     environ: dict[str, str] = field(repr=False)
     random: Callable[[], float] = random.random

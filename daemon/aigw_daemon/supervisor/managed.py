@@ -207,7 +207,7 @@ class ManagedBackend(Backend):
 
     async def _look_after(self) -> None:
         edges, kind = self._edges, engine(self.plan.kind, self.name)
-        row = Liveness(heard=edges.activity(self.name))
+        row = Liveness(heard=edges.traffic(self.name).relayed)
         next_probe = edges.clock.monotonic() + liveness.INTERVAL
         while (process := self._process) is not None:
             await self._note()
@@ -216,7 +216,7 @@ class ManagedBackend(Backend):
                 continue
             why = await edges.prober.alive(kind, _url(process), process.key)
             next_probe = edges.clock.monotonic() + liveness.INTERVAL
-            event = row.take(why, edges.activity(self.name))
+            event = row.take(why, edges.traffic(self.name).relayed)
             self._post(partial(self._judge, event, why, row.failures))
 
     def _judge(self, event: Event, why: str | None, failures: int) -> None:

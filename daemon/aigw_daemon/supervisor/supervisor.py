@@ -18,6 +18,7 @@ from aigw_daemon.supervisor.clock import Clock, SystemClock
 from aigw_daemon.supervisor.launcher import Launcher
 from aigw_daemon.supervisor.managed import ManagedBackend
 from aigw_daemon.supervisor.probe import HttpProber
+from aigw_daemon.supervisor.traffic import Watch
 from aigw_daemon.words import State
 
 GATEWAY: Final = "gateway"
@@ -48,7 +49,7 @@ class Supervisor:
         state: StateFile,
         *,
         launcher: Launcher,
-        activity: Callable[[str], float],
+        traffic: Watch,
         on_change: Callable[[], None],
         clock: Clock | None = None,
     ) -> None:
@@ -61,7 +62,7 @@ class Supervisor:
             launcher=launcher,
             prober=self._prober,
             clock=clock or SystemClock(),
-            activity=activity,
+            traffic=traffic,
             on_change=on_change,
             environ=dict(os.environ),
         )

@@ -36,14 +36,40 @@ async def test_records_above_the_cap_are_counted_not_kept() -> None:
 async def test_counts_in_flight_are_sent_when_they_changed() -> None:
     sent: list[Up] = []
     reporter = Reporter(sent.append)
-    reporter.enter("a")
+    flow = reporter.enter("a")
     reporter.enter("a")
     reporter.enter("b")
-    reporter.leave("a")
+    reporter.leave(flow)
     assert reporter.in_flight == 2
     reporter.flush()
     reporter.flush()
-    assert sent == [Load({"a": 1, "b": 1})]
+    assert sent == [Load({"a": 1, "b": 1}, {"a": 0, "b": 0})]
+
+
+async def test_what_is_relayed_is_told_each_second_while_something_is_in_flight() -> None:
+    sent: list[Up] = []
+    reporter = Reporter(sent.append)
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(reporter.run())
+        flow = reporter.enter("a")
+        flow.relayed += 3
+        await eventually(lambda: Load({"a": 1}, {"a": 3}) in sent)
+        flow.relayed += 1
+        await eventually(lambda: Load({"a": 1}, {"a": 4}) in sent)
+        reporter.leave(flow)
+        await eventually(lambda: sent[-1] == Load({"a": 0}, {"a": 4}))
+        running.cancel()
+
+
+def test_an_engine_that_a_slow_client_holds_up_is_said_to_go_on() -> None:
+    sent: list[Up] = []
+    reporter = Reporter(sent.append)
+    flow = reporter.enter("a")
+    flow.held += 1
+    reporter.flush()
+    reporter.enter("a")
+    reporter.flush()
+    assert [load.relayed for load in sent if isinstance(load, Load)] == [{"a": 1}, {"a": 2}]
 
 
 async def test_a_burst_is_a_few_messages_and_silence_is_none() -> None:
@@ -52,8 +78,7 @@ async def test_a_burst_is_a_few_messages_and_silence_is_none() -> None:
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(reporter.run())
         for _ in range(500):
-            reporter.enter("a")
-            reporter.leave("a")
+            reporter.leave(reporter.enter("a"))
             reporter.record(RECORD)
         await eventually(lambda: sum(len(batch.records) for batch in sent if isinstance(batch, Records)) == 500)
         await eventually(lambda: any(isinstance(message, Load) for message in sent))

@@ -11,6 +11,7 @@ from aigw_daemon.supervisor.attached import AttachedBackend
 from aigw_daemon.supervisor.backend import Backend
 from aigw_daemon.supervisor.failures import Exit, FailureKind
 from aigw_daemon.supervisor.launcher import LaunchError
+from aigw_daemon.supervisor.traffic import Traffic
 from aigw_daemon.words import State
 from tests.support.fake_clock import settle
 from tests.support.fake_engines import FakeWorld
@@ -98,7 +99,7 @@ async def test_busy_engine_is_not_replaced(world: FakeWorld) -> None:
         await settle()
         world.prober.sick = "it does not answer within 5 s"
         for _ in range(10):
-            world.heard += 1
+            world.traffic = Traffic(relayed=world.traffic.relayed + 1)
             await world.clock.advance(10)
         assert backend.report().state is State.DEGRADED
         assert len(world.launcher.leaders) == 1
