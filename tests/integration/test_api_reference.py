@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from aigw_daemon.profile.load import parse
 from tests.support.aigw import MODEL, Aigw
 from tests.support.engines import CHECKOUT, node, node_clients
 from tests.support.pages import Block, blocks, page, unlike
@@ -208,3 +209,8 @@ def test_links_lead_to_pages_that_are_there(name: str) -> None:
     targets = [part.partition(")")[0].partition("#")[0] for part in page(name).read_text().split("](")[1:]]
     assert targets
     assert [target for target in targets if target and not (page(name).parent / target).exists()] == []
+
+
+def test_the_profile_of_the_model_selection_guide_is_valid() -> None:
+    (block,) = blocks(page("model-selection-guide.md"), "yaml")
+    assert set(parse(block.text, "guide.yaml").routes) == {"chat", "think"}
