@@ -1,6 +1,8 @@
 """From what the supervisor reports of a backend to what the operator sees and what the worker routes on (pure)."""
 
-from aigw_daemon.control.schema import BackendStatus
+from dataclasses import asdict
+
+from aigw_daemon.control.schema import BackendStatus, LoadedModel
 from aigw_daemon.link.messages import BackendView
 from aigw_daemon.supervisor.backend import BackendReport
 
@@ -16,6 +18,7 @@ def backend_status(report: BackendReport, in_flight: int) -> BackendStatus:
         gpus=list(report.gpus),
         memory_bytes=report.memory_bytes,
         models=[model.id for model in report.models],
+        loaded=[LoadedModel(**asdict(model)) for model in report.loaded],
         uptime_s=report.uptime_s,
         since_s=report.since_s,
         restarts=report.restarts,

@@ -37,6 +37,17 @@ class GatewayStatus(Message):
     restarts: int = 0
 
 
+class LoadedModel(Message):
+    """A model that a backend has in memory now."""
+
+    name: str
+    memory_bytes: int
+    gpu_memory_bytes: int
+    """The part of ``memory_bytes`` that is on GPUs."""
+    context: int | None = None
+    """Tokens."""
+
+
 class BackendStatus(Message):
     """One backend of the active profile."""
 
@@ -48,6 +59,8 @@ class BackendStatus(Message):
     gpus: list[int | str] = []
     memory_bytes: int | None = None
     models: list[str] = []
+    loaded: list[LoadedModel] = []
+    """Of an engine with many models: those in memory."""
     uptime_s: float | None = None
     """Since it became ready."""
     since_s: float = 0.0

@@ -1,11 +1,13 @@
 """What a profile says of each kind of backend: one class per engine, told apart by the key ``engine``."""
 
+import math
 from pathlib import PurePath
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
-from aigw_daemon.profile.scalars import Duration, Locked, Secret, Url, Word, one_of_pattern, rule
+from aigw_daemon.profile.scalars import Duration, Locked, Secret, Url, Word, one_of_pattern, parse_duration, rule
 from aigw_daemon.profile.sources import MODEL_NAME
 from aigw_daemon.words import EngineKind
 
@@ -17,6 +19,7 @@ ModelId = Annotated[
     AfterValidator(one_of_pattern(r"[!-~]+", "must be a model's name: no spaces, no control characters")),
 ]
 _GPU_UUID = one_of_pattern(r"GPU-[0-9a-fA-F-]{8,60}", "must be a GPU's index or UUID (GPU-…)")
+_FOLDER = one_of_pattern(r"~?/[^\x00-\x1f]+", "must be a folder's path that starts with / or ~/")
 _LOCAL_MODEL = one_of_pattern(
     rf"(~?/[^\x00-\x1f]+|{MODEL_NAME}(/{MODEL_NAME})*)",
     "must be a path that starts with / or ~/, a name of the section models, or a file in the models folder",
@@ -34,6 +37,15 @@ def _gpus(value: object) -> object:
         elif not isinstance(gpu, int) or isinstance(gpu, bool) or gpu < 0:
             raise rule("must hold only GPU indices (0, 1, …) and UUIDs (GPU-…)")
     return value
+
+
+def _keep_alive(value: object) -> float:
+    if value == "forever":
+        return math.inf
+    try:
+        return parse_duration(value)
+    except PydanticCustomError:
+        raise rule("must be a duration such as 30s or 10m, or forever") from None
 
 
 def _models(value: object) -> object:
@@ -54,6 +66,12 @@ Gpus = Annotated[
         }
     ),
 ]
+KeepAlive = Annotated[
+    float,
+    BeforeValidator(_keep_alive),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "number", "minimum": 0}]}),
+]
+"""Seconds; infinite for forever."""
 ModelList = Annotated[
     Literal["auto"] | tuple[ModelId, ...],
     BeforeValidator(_models),
@@ -146,6 +164,19 @@ class OllamaBackend(AttachableSection):
     engine: Literal[EngineKind.OLLAMA]
     models: ModelList = "auto"
     binary: Text | None = Field(default=None, description="The program; absent: ollama on the PATH.")
+    models_dir: Annotated[str, AfterValidator(_FOLDER)] | None = Field(
+        default=None, description="The folder of its models (OLLAMA_MODELS); absent: Ollama's own."
+    )
+    max_loaded_models: Annotated[int, Field(ge=1, le=1000)] | None = Field(
+        default=None, description="Models in memory at once (OLLAMA_MAX_LOADED_MODELS); absent: Ollama's choice."
+    )
+    keep_alive: KeepAlive | None = Field(
+        default=None,
+        description="How long an idle model stays in memory, or forever (OLLAMA_KEEP_ALIVE); absent: Ollama's 5m.",
+    )
+    context: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Tokens of context of each model (OLLAMA_CONTEXT_LENGTH); absent: Ollama's choice."
+    )
 
     @property
     def served_models(self) -> tuple[str, ...] | None:

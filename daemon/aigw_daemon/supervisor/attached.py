@@ -1,5 +1,6 @@
 """A backend that somebody else runs: a URL that is probed and routed to, and never started or stopped."""
 
+from collections.abc import Callable
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -8,10 +9,12 @@ from aigw_daemon.profile.scalars import MissingVariableError, check_url, expand
 from aigw_daemon.profile.scalars import Secret as ProfileSecret
 from aigw_daemon.profile.sources import is_loopback
 from aigw_daemon.supervisor.backend import Address, Backend, BackendReport, Edges, Plan
+from aigw_daemon.supervisor.engines.base import Library
 from aigw_daemon.supervisor.engines.listing import model_view
+from aigw_daemon.supervisor.engines.registry import ENGINES
 from aigw_daemon.supervisor.failures import Failure, FailureKind
 from aigw_daemon.supervisor.lifecycle import Event, Life
-from aigw_daemon.supervisor.probe import Listing
+from aigw_daemon.supervisor.probe import Listing, Reading
 from aigw_daemon.words import SERVING, EngineKind, State
 
 LOCAL_SECONDS: Final = 10.0
@@ -22,6 +25,8 @@ FAILURES: Final = 3
 """Probes in a row that must fail before a URL that answered counts as unreachable."""
 RETRY_SECONDS: Final = 2.0
 """Between two probes while they fail."""
+V1: Final = "/v1"
+"""Below it, OpenAI's routes."""
 _PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -34,7 +39,7 @@ class AttachedBackend(Backend):
         super().__init__(plan, edges)
         self._address: Address | None = None
         self._key: Secret | None = None
-        self._models: tuple[ModelView, ...] = ()
+        self._reading = Reading()
         self._answers_since: float | None = None
 
     def report(self) -> BackendReport:
@@ -51,7 +56,8 @@ class AttachedBackend(Backend):
             attached=True,
             address=self._address,
             api_key=self._key,
-            models=self._models if serving else (),
+            models=self._reading.models if serving else (),
+            loaded=self._reading.loaded if serving else (),
             max_concurrency=self.plan.section.max_concurrency,
             uptime_s=now - self._answers_since if serving and self._answers_since is not None else None,
             why=self.why,
@@ -94,9 +100,9 @@ class AttachedBackend(Backend):
         calm = LOCAL_SECONDS if is_loopback(address.host) else REMOTE_SECONDS
         failures = 0
         while True:
-            listing = await self._edges.prober.listing(base, key)
-            failures = failures + 1 if listing.why else 0
-            self._judge(listing, failures)
+            answer = await self._listed(base, key)
+            failures = failures + 1 if answer.why else 0
+            self._judge(answer, failures)
             await self._edges.clock.sleep(RETRY_SECONDS if 0 < failures < FAILURES else calm)
 
     def _whereabouts(self) -> tuple[str, Address, Secret | None]:
@@ -107,19 +113,35 @@ class AttachedBackend(Backend):
         key = Secret(said.expand(env)) if isinstance(said, ProfileSecret) else None
         parts = urlsplit(base)
         # Only openai's url is given up to and with /v1; the others name a server, whose routes are below /v1.
-        path = parts.path if self.plan.kind is EngineKind.OPENAI else f"{parts.path}/v1"
+        path = parts.path if self.plan.kind is EngineKind.OPENAI else parts.path + V1
         address = Address(
             parts.hostname or "", parts.port or _PORTS[parts.scheme], tls=parts.scheme == "https", base_path=path
         )
         return f"{address.url}{path}", address, key
 
-    def _judge(self, listing: Listing, failures: int) -> None:
-        if listing.why is None:
-            models = self._offered(listing)
-            self._post(lambda: self._answers(models))
+    async def _listed(self, base: str, key: Secret | None) -> Reading:
+        """What it offers. An engine with many models says more of them on a path of its own, where that is open."""
+        listing = await self._edges.prober.listing(base, key)
+        if listing.why is not None:
+            return Reading(why=listing.why)
+        kind = ENGINES.get(self.plan.kind)
+        if isinstance(kind, Library):
+            own = await self._edges.prober.ready(kind, self.plan.section, base.removesuffix(V1), key)
+            if own.up:
+                return own
+        return Reading(True, self._offered(listing))
+
+    async def _look_again(self) -> Callable[[], None]:
+        base, _, key = self._whereabouts()
+        answer = await self._listed(base, key)
+        return lambda: self._answers(answer) if answer.up and self.state in SERVING else None
+
+    def _judge(self, answer: Reading, failures: int) -> None:
+        if answer.why is None:
+            self._post(lambda: self._answers(answer))
         else:
             event = Event.LOST if failures >= FAILURES else Event.FAILING
-            why = listing.why
+            why = answer.why
             self._post(lambda: self._fails(event, why))
 
     def _offered(self, listing: Listing) -> tuple[ModelView, ...]:
@@ -130,10 +152,10 @@ class AttachedBackend(Backend):
             return tuple(listed.values())
         return tuple(listed.get(name) or ModelView(id=name, created=0) for name in named)
 
-    def _answers(self, models: tuple[ModelView, ...]) -> None:
+    def _answers(self, answer: Reading) -> None:
         if self._answers_since is None:
             self._answers_since = self._edges.clock.monotonic()
-        changed, self._models = models != self._models, models
+        changed, self._reading = answer != self._reading, answer
         if not self._transition(Event.READY) and changed:
             self._edges.on_change()
 

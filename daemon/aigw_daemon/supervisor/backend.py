@@ -20,13 +20,13 @@ from aigw_daemon.profile.backends import BackendSection
 from aigw_daemon.profile.model import Profile
 from aigw_daemon.state_file import StateFile
 from aigw_daemon.supervisor.clock import Clock
-from aigw_daemon.supervisor.engines.base import Resolve
+from aigw_daemon.supervisor.engines.base import LoadedModel, Resolve
 from aigw_daemon.supervisor.failures import Failure, FailureKind
 from aigw_daemon.supervisor.launcher import Launcher
 from aigw_daemon.supervisor.lifecycle import Event, Life, next_state
 from aigw_daemon.supervisor.probe import Prober
 from aigw_daemon.supervisor.traffic import Watch
-from aigw_daemon.words import EngineKind, State
+from aigw_daemon.words import SERVING, EngineKind, State
 
 AT_REST: Final = frozenset({State.STOPPED, State.FAILED})
 """States in which a stop is over."""
@@ -102,6 +102,8 @@ class BackendReport:
     gpus: tuple[int | str, ...] = ()
     memory_bytes: int | None = None
     models: tuple[ModelView, ...] = ()
+    loaded: tuple[LoadedModel, ...] = ()
+    """Of an engine with many models: what it has in memory."""
     max_concurrency: int | None = None
     uptime_s: float | None = None
     """Seconds since it became ready."""
@@ -185,6 +187,12 @@ class Backend(ABC):
         await self._ask(lambda: None, until=lambda: self.state in SETTLED)
         return self.state
 
+    async def refresh(self) -> None:
+        """Ask it for its models now; returns when `report` has them. Of one that doesn't serve nothing is asked."""
+        if self.state in SERVING:
+            news = await self._look_again()
+            await self._ask(news)
+
     def demand(self) -> None:
         """A request wants it: start it, unless the operator has stopped it. Doesn't wait."""
         if not self._edges.state.backend(self.name).stopped_by_operator:
@@ -223,6 +231,10 @@ class Backend(ABC):
     @abstractmethod
     def _on_bug(self) -> None:
         """Our own code has failed, and the state is ``failed``: clear up what can be cleared up."""
+
+    @abstractmethod
+    async def _look_again(self) -> Callable[[], None]:
+        """Ask it for its models; gives what is to be handled with the answer."""
 
     def _transition(self, event: Event, why: str | None = None) -> bool:
         """Take an event: the one place where the state changes. Returns whether it did."""

@@ -9,11 +9,12 @@ from aigw_daemon.link.messages import Secret
 from aigw_daemon.profile.backends import ProcessSection
 from aigw_daemon.state_file import BackendRecord
 from aigw_daemon.supervisor.backend import Edges, Plan
-from aigw_daemon.supervisor.engines.base import Engine, Launch, LaunchContext
+from aigw_daemon.supervisor.engines.base import LOOPBACK, Engine, Launch, LaunchContext
 from aigw_daemon.supervisor.engines.registry import engine
 from aigw_daemon.supervisor.failures import Failure, FailureKind, Unrunnable, unrunnable
 from aigw_daemon.supervisor.keys import engine_key
 from aigw_daemon.supervisor.launcher import Handle, Launcher, LaunchError, NotAdopted, ProcessSpec, Stopped
+from aigw_daemon.supervisor.ports import PortOwner
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ async def launch(plan: Plan, edges: Edges, kind: Engine) -> Running:
     swept = await edges.launcher.sweep(plan.name, record.descendants)
     if swept.unkillable:
         raise Unrunnable(unkillable(swept))
-    port = _choose_port(plan, edges, record.port)
+    port = await _choose_port(plan, edges, kind, record.port)
     command = _command(plan, edges, kind, port)
     path = log_path(plan, edges)
     offset = edges.launcher.log_size(path)
@@ -121,7 +122,7 @@ def process_section(plan: Plan) -> ProcessSection:
     return plan.section
 
 
-def _choose_port(plan: Plan, edges: Edges, remembered: int | None) -> int:
+async def _choose_port(plan: Plan, edges: Edges, kind: Engine, remembered: int | None) -> int:
     """The profile's port, else the one that it had, else a free one (rule A15). Raises Unrunnable, OSError."""
     fixed = process_section(plan).port
     port = fixed or remembered or edges.launcher.free_port(_reserved(plan, edges))
@@ -130,10 +131,23 @@ def _choose_port(plan: Plan, edges: Edges, remembered: int | None) -> int:
         return port
     if fixed is None:
         return edges.launcher.free_port(_reserved(plan, edges))
-    who = f"the backend {owner.backend} of this aigw" if owner.ours else str(owner)
+    if owner.ours:
+        who = f"the backend {owner.backend} of this aigw"
+    elif (await edges.prober.ready(kind, plan.section, f"http://{LOOPBACK}:{port}", None)).up:
+        raise unrunnable(FailureKind.PORT_TAKEN, _runs_already(port, kind, owner))
+    else:
+        who = str(owner)
     raise unrunnable(
         FailureKind.PORT_TAKEN,
         f"port {port} is taken by {who}: stop that, give the backend another port, or attach: to what runs there",
+    )
+
+
+def _runs_already(port: int, kind: Engine, owner: PortOwner) -> str:
+    return (
+        f"port {port} is taken by {owner}, which answers as {kind.kind} does: somebody else runs one already. To use "
+        f"that one, write attach: http://{LOOPBACK}:{port} in place of the backend's port and other keys of a process; "
+        "else stop it, or give the backend another port"
     )
 
 

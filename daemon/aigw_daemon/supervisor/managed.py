@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -9,7 +10,7 @@ from aigw_daemon.supervisor import bringup, liveness
 from aigw_daemon.supervisor.backend import Address, Backend, BackendReport, Edges, Plan
 from aigw_daemon.supervisor.backoff import History, Limits
 from aigw_daemon.supervisor.bringup import Running, process_section
-from aigw_daemon.supervisor.engines.base import LOOPBACK, Engine
+from aigw_daemon.supervisor.engines.base import LOOPBACK, Engine, Library
 from aigw_daemon.supervisor.engines.registry import engine
 from aigw_daemon.supervisor.failures import Exit, Failure, FailureKind, Unrunnable, classify
 from aigw_daemon.supervisor.launcher import LaunchError, Stopped
@@ -73,6 +74,7 @@ class ManagedBackend(Backend):
             gpus=section.gpus if isinstance(section.gpus, tuple) else (),
             memory_bytes=self._memory,
             models=self._reading.models if self.state in SERVING else (),
+            loaded=self._reading.loaded if self.state in SERVING else (),
             max_concurrency=section.max_concurrency or self._reading.concurrency,
             uptime_s=now - self._ready_at if self._ready_at is not None else None,
             restarts=record.restarts,
@@ -218,6 +220,8 @@ class ManagedBackend(Backend):
             next_probe = edges.clock.monotonic() + liveness.INTERVAL
             event = row.take(why, edges.traffic(self.name).relayed)
             self._post(partial(self._judge, event, why, row.failures))
+            if why is None and isinstance(kind, Library):
+                self._post(await self._look_again())
 
     def _judge(self, event: Event, why: str | None, failures: int) -> None:
         if event is Event.READY:
@@ -230,6 +234,16 @@ class ManagedBackend(Backend):
             self._fail(event, Failure(FailureKind.UNRESPONSIVE, sentence))
         elif not self._transition(event, f"{why} ({failures} failed liveness probes)"):
             self.why = f"{why} ({failures} failed liveness probes)"
+
+    async def _look_again(self) -> Callable[[], None]:
+        process, reading = self._process, await self._read(engine(self.plan.kind, self.name))
+        return partial(self._read_again, process, reading)
+
+    def _read_again(self, process: Running | None, reading: Reading) -> None:
+        """Take news of a running engine's models; whether it is well is for the liveness probe to say."""
+        if process is self._process and self.state in SERVING and reading.up and reading != self._reading:
+            self._reading = reading
+            self._edges.on_change()
 
     # --- the process
 

@@ -10,7 +10,7 @@ import httpx
 from aigw_daemon.link.messages import ModelView, Secret
 from aigw_daemon.profile.backends import BackendSection
 from aigw_daemon.profile.sources import is_loopback
-from aigw_daemon.supervisor.engines.base import Engine
+from aigw_daemon.supervisor.engines.base import Engine, Library, LoadedModel
 from aigw_daemon.supervisor.engines.listing import entries
 
 TIMEOUT: Final = 5.0
@@ -27,6 +27,8 @@ class Reading:
     up: bool = False
     models: tuple[ModelView, ...] = ()
     concurrency: int | None = None
+    loaded: tuple[LoadedModel, ...] = ()
+    """Of an engine with many models: what it has in memory."""
     wrong: str | None = None
     """It is up, but not what was asked for."""
     why: str | None = None
@@ -82,6 +84,8 @@ class HttpProber:
             props, why = await self._json(base + engine.props_path, key)
         if why is not None:
             return Reading(why=why)
+        if isinstance(engine, Library):
+            return Reading(True, engine.models(section, listing, props), loaded=engine.loaded(props))
         wanted = section.served_models or ()
         served = {entry["id"] for entry in entries(listing)}
         if missing := [name for name in wanted if name not in served]:

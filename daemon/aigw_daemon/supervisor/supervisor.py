@@ -119,6 +119,10 @@ class Supervisor:
         """Wait until none of these, or of all, is starting or stopping. Raises UnknownBackend."""
         return {backend.name: await backend.settled() for backend in self._named(names)}
 
+    async def refresh(self, name: str) -> None:
+        """Ask a backend for its models now; returns when `reports` has them. Raises UnknownBackend."""
+        await _all(backend.refresh() for backend in self._named([name]))
+
     def demand(self, name: str) -> None:
         """A request wants this backend: start it, unless the operator has stopped it. An unknown one is ignored."""
         if (backend := self._backends.get(name)) is not None:

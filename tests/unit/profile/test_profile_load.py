@@ -122,8 +122,8 @@ def test_a_mistake_is_told_with_place_rule_value_and_choices(text: str, problem:
 
 
 def test_a_key_of_another_engine_says_whose_it_is() -> None:
-    (problem,) = problems_of("version: 1\nbackends:\n  a: {engine: ollama, context: 5}")
-    assert problem.startswith("p.yaml:3:23: backends.a.context: unknown key; only llamacpp knows it")
+    (problem,) = problems_of("version: 1\nbackends:\n  a: {engine: ollama, parallel: 5}")
+    assert problem.startswith("p.yaml:3:23: backends.a.parallel: unknown key; only llamacpp knows it")
 
 
 def test_all_mistakes_come_at_once_in_the_order_of_the_file() -> None:

@@ -161,7 +161,7 @@ def test_a_shipped_profile_loads_and_fits_the_schema(path: Path) -> None:
 
 def test_the_schema_refuses_an_unknown_key() -> None:
     validator = Draft202012Validator(json.loads(schema()))
-    assert not validator.is_valid({"version": 1, "backends": {"a": {"engine": "ollama", "context": 4}}})
+    assert not validator.is_valid({"version": 1, "backends": {"a": {"engine": "ollama", "parallel": 4}}})
     assert not validator.is_valid({"version": 1, "gateway": {"body_timeout": "soon"}})
 
 

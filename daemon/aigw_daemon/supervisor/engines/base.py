@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
 from aigw_daemon.home import Home
 from aigw_daemon.link.messages import ModelView, Secret
@@ -80,6 +80,30 @@ class Engine(Protocol):
 
     def concurrency(self, props: Any) -> int | None:
         """How many requests it works on at once, where it says so."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model that an engine has in memory now; sizes are bytes."""
+
+    name: str
+    memory_bytes: int
+    gpu_memory_bytes: int
+    """The part of ``memory_bytes`` that is on GPUs."""
+    context: int | None
+    """Tokens."""
+
+
+@runtime_checkable
+class Library(Protocol):
+    """What an engine offers besides, whose models come and go while it runs.
+
+    It is asked for its models again and again, and a model that the profile names and it lacks is no reason to call
+    it broken: it can be pulled.
+    """
+
+    def loaded(self, props: Any) -> tuple[LoadedModel, ...]:
+        """What it has in memory, from its JSON of ``props_path``."""
 
 
 def _stamp(path: Path) -> tuple[str, int, int] | None:

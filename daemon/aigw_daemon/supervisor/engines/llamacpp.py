@@ -11,8 +11,8 @@ from typing import Any, Final
 from aigw_daemon.link.messages import ModelView
 from aigw_daemon.models.resolve import Missing
 from aigw_daemon.profile.backends import BackendSection, LlamacppBackend
-from aigw_daemon.profile.scalars import MissingVariableError
 from aigw_daemon.supervisor.engines.base import LOOPBACK, Launch, LaunchContext
+from aigw_daemon.supervisor.engines.launching import own_environment, program
 from aigw_daemon.supervisor.engines.listing import entries, model_view, positive
 from aigw_daemon.supervisor.failures import FailureKind, sign, unrunnable
 from aigw_daemon.words import EngineKind
@@ -22,6 +22,7 @@ EMBEDDED_MODULE: Final = "aigw_daemon.supervisor.engines.llamacpp_embedded"
 EMBEDDED_PACKAGE: Final = "xllamacpp"
 KEY_VARIABLE: Final = "LLAMA_API_KEY"
 """Read by llama-server, and by our embedded one."""
+_ADVICE: Final = "install llama.cpp, set binary to its llama-server, or use runner: embedded"
 
 
 class LlamacppEngine:
@@ -116,32 +117,18 @@ def _model_file(context: LaunchContext, section: LlamacppBackend) -> Path:
 
 
 def _environment(context: LaunchContext, section: LlamacppBackend) -> dict[str, str]:
-    try:
-        own = {name: secret.expand(context.environ) for name, secret in section.env.items()}
-    except MissingVariableError as error:
-        raise unrunnable(FailureKind.BAD_SETTING, f"env of the backend {context.name}: {error}") from error
+    own = own_environment(context.name, section.env, context.environ)
     return {**context.environ, **own, KEY_VARIABLE: context.api_key.value}
 
 
 def _runner(section: LlamacppBackend, path: str) -> tuple[str, ...]:
     """The program and what comes before llama.cpp's own arguments."""
     if section.binary is not None:
-        return (_program(str(Path(section.binary).expanduser()), path),)
+        return (program(section.binary, path, _ADVICE),)
     if section.runner == "binary":
-        return (_program(BINARY, path),)
+        return (program(BINARY, path, _ADVICE),)
     found = shutil.which(BINARY, path=path)
     return (found,) if found and section.runner == "auto" else _embedded(section)
-
-
-def _program(name: str, path: str) -> str:
-    found = shutil.which(name, path=path)
-    if found is None:
-        raise unrunnable(
-            FailureKind.MISSING_BINARY,
-            f"the program {name} is not there or not executable: install llama.cpp, set binary to its llama-server, "
-            "or use runner: embedded",
-        )
-    return found
 
 
 def _embedded(section: LlamacppBackend) -> tuple[str, ...]:

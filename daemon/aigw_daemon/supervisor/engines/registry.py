@@ -1,14 +1,21 @@
 """The engines that aigw can run: one line each."""
 
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
 from aigw_daemon.supervisor.engines.base import Engine
 from aigw_daemon.supervisor.engines.llamacpp import LlamacppEngine
+from aigw_daemon.supervisor.engines.ollama import OllamaEngine
 from aigw_daemon.supervisor.failures import FailureKind, unrunnable
 from aigw_daemon.words import EngineKind
 
-ENGINES: Final = MappingProxyType({EngineKind.LLAMACPP: LlamacppEngine()})
+ENGINES: Final[Mapping[EngineKind, Engine]] = MappingProxyType(
+    {
+        EngineKind.LLAMACPP: LlamacppEngine(),
+        EngineKind.OLLAMA: OllamaEngine(),
+    }
+)
 
 
 def engine(kind: EngineKind, name: str) -> Engine:
