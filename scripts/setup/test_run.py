@@ -9,6 +9,7 @@ from scripts.setup.steps import told
 def main() -> int:
     checkout.ensure(checkout.Kind.DEVELOPER)
     programs.ensure_redis()
+    programs.ensure_tools()
     programs.ensure_node()
     engines.main(["llamacpp"])
     return 0
