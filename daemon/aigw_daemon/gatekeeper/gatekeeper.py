@@ -172,8 +172,7 @@ class Gatekeeper:
         try:
             self._listen(wanted)
         except PortTaken as taken:
-            owner = self._launcher.port_owner(taken.port)
-            if owner is not None and owner.ours and owner.backend == NAME:
+            if any(port == taken.port for _, port in self._endpoints):
                 raise AddressUnusable(
                     f"{taken.host}:{taken.port} overlaps the present address, {self.url}: 'aigw down' first"
                 ) from taken
