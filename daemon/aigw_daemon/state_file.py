@@ -39,6 +39,13 @@ class Member(msgspec.Struct, frozen=True):
     start_ticks: int
 
 
+class Seat(msgspec.Struct, frozen=True):
+    """A GPU that a backend was given. The index may change with a restart of the machine; no process outlives that."""
+
+    index: int
+    uuid: str
+
+
 class BackendRecord(msgspec.Struct, frozen=True):
     """What is kept of one backend."""
 
@@ -49,6 +56,8 @@ class BackendRecord(msgspec.Struct, frozen=True):
     """The leader, while one runs."""
     descendants: tuple[Member, ...] = ()
     """They may have erased their environment, and with it our cookie."""
+    gpus: tuple[Seat, ...] = ()
+    """What the leader was pinned to, where that is known."""
     port: int | None = None
     """Chosen once for a backend whose profile names none."""
     log_offset: int = 0

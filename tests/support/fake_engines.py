@@ -17,12 +17,14 @@ from aigw_daemon.state_file import Member, StateFile
 from aigw_daemon.supervisor.backend import Edges, Plan
 from aigw_daemon.supervisor.engines.base import Engine
 from aigw_daemon.supervisor.failures import Exit
+from aigw_daemon.supervisor.gpu_turns import GpuTurns
 from aigw_daemon.supervisor.managed import ManagedBackend
 from aigw_daemon.supervisor.ports import PortOwner
 from aigw_daemon.supervisor.probe import Listing, Reading
 from aigw_daemon.supervisor.process import Handle, LaunchError, NotAdopted, ProcessSpec, Stopped, Usage
 from aigw_daemon.supervisor.traffic import Traffic
 from tests.support.fake_clock import FakeClock
+from tests.support.recorded_gpus import RecordedGpus
 
 _pids = itertools.count(100_000)
 
@@ -145,7 +147,7 @@ class FakeProber:
             return Reading(why="it is loading its model")
         return Reading(up=True, models=tuple(ModelView(id=name, created=0) for name in self.models), concurrency=4)
 
-    async def alive(self, engine: Engine, base: str, key: Secret | None) -> str | None:
+    async def alive(self, engine: Engine, section: BackendSection, base: str, key: Secret | None) -> str | None:
         await asyncio.sleep(0)
         return self.sick
 
@@ -161,6 +163,7 @@ class FakeWorld:
         self.clock = FakeClock()
         self.launcher = FakeLauncher(self.clock)
         self.prober = FakeProber()
+        self.gpus = RecordedGpus(None)
         self.traffic = Traffic()
         self.changes = 0
         self.state = StateFile(home, write=lambda _path, _content: None)
@@ -180,6 +183,7 @@ class FakeWorld:
             clock=self.clock,
             traffic=lambda _: replace(self.traffic, told_at=self.clock.now),
             on_change=self.changed,
+            gpus=GpuTurns(self.gpus, self.clock),
             environ={"PATH": "/usr/bin"},
             random=lambda: 0.5,
             resolve=lambda _profile, _backend, _home: ModelFile(self.model, 4),

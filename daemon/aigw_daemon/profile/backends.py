@@ -7,7 +7,18 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from aigw_daemon.profile.scalars import Duration, Locked, Secret, Url, Word, one_of_pattern, parse_duration, rule
+from aigw_daemon.profile.commands import Command, check_command, check_own_process
+from aigw_daemon.profile.scalars import (
+    Duration,
+    Locked,
+    Memory,
+    Secret,
+    Url,
+    Word,
+    one_of_pattern,
+    parse_duration,
+    rule,
+)
 from aigw_daemon.profile.sources import MODEL_NAME
 from aigw_daemon.words import EngineKind
 
@@ -111,6 +122,16 @@ class BackendSection(Section):
         """The models that the profile itself names; None when only the engine knows."""
         return None
 
+    @property
+    def lists_models(self) -> bool:
+        """Whether its list of models is asked for and must hold those that the profile names."""
+        return True
+
+    @property
+    def health_path(self) -> str | None:
+        """Where the profile says to probe it; None: where its kind of engine answers."""
+        return None
+
 
 class ProcessSection(BackendSection):
     """What a backend that is a process on this machine may say."""
@@ -124,6 +145,9 @@ class ProcessSection(BackendSection):
     idle_stop: Duration | None = Field(default=None, description="Stop it after this long without a request.")
     cold_timeout: Duration | None = Field(
         default=None, description="How long a request waits for a start; absent: the gateway's."
+    )
+    start_timeout: Duration | None = Field(
+        default=None, description="How long a start may take until it is ready; absent: by the kind of engine."
     )
     group: Annotated[str, Field(pattern=rf"^{MODEL_NAME}$")] | None = Field(
         default=None, description="Exclusive group: of the backends that name it, one runs at a time."
@@ -190,8 +214,12 @@ class VllmBackend(AttachableSection):
     engine: Literal[EngineKind.VLLM]
     model: ModelId | None = Field(default=None, description="A model of the Hugging Face hub, or a folder.")
     served_name: ModelId | None = Field(default=None, description="The name that requests use; absent: the model's.")
-    command: tuple[Word, ...] | None = Field(
-        default=None, min_length=1, description="What to run in place of `vllm serve MODEL`, as a list."
+    command: Annotated[Command, AfterValidator(check_own_process)] | None = Field(
+        default=None, min_length=1, description="What to run in place of `vllm serve`, as a list."
+    )
+    memory: Memory | None = Field(
+        default=None,
+        description="GPU memory that it may take: a fraction of each GPU such as 0.45, or a size such as 20GiB.",
     )
 
     @property
@@ -258,12 +286,12 @@ class CommandBackend(ProcessSection):
     """Any other OpenAI-compatible server that a command starts."""
 
     engine: Literal[EngineKind.COMMAND]
-    command: tuple[Word, ...] = Field(
+    command: Annotated[Command, AfterValidator(check_command)] = Field(
         min_length=1, description="The program and its arguments, as a list; {host}, {port} and {model} are filled in."
     )
     model: Text | None = Field(default=None, description="What {model} stands for.")
     probe: Annotated[str, Field(pattern=r"^/[!-~]*$")] = Field(
-        default="/health", description="The path that answers 200 once it is ready."
+        default="/health", description="The path that answers with success (2xx) once it is ready."
     )
     models: ModelList = "auto"
 
@@ -271,6 +299,16 @@ class CommandBackend(ProcessSection):
     def served_models(self) -> tuple[str, ...] | None:
         """See BackendSection."""
         return None if self.models == "auto" else self.models
+
+    @property
+    def lists_models(self) -> bool:
+        """See BackendSection. What the profile names is taken at its word: not every server has a list."""
+        return self.models == "auto"
+
+    @property
+    def health_path(self) -> str | None:
+        """See BackendSection."""
+        return self.probe
 
 
 Backend = Annotated[

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from aigw_daemon.profile.backends import (
     AttachableSection,
     BackendSection,
+    CommandBackend,
     LlamacppBackend,
     ProcessSection,
     VllmBackend,
 )
 from aigw_daemon.profile.chains import direct, is_pattern
+from aigw_daemon.profile.commands import uses
 from aigw_daemon.profile.errors import shown
 from aigw_daemon.profile.model import Profile, Route, Target, managed_port
 from aigw_daemon.profile.sources import HttpSource, is_loopback, model_path, parse_source
@@ -102,6 +104,8 @@ def _backend(name: str, backend: BackendSection) -> Iterator[Finding]:
     path: Path = ("backends", name)
     if isinstance(backend, AttachableSection):
         yield from _attached(path, backend) if backend.attach else _run_by_us(path, backend)
+    if isinstance(backend, CommandBackend) and backend.model is None and uses(backend.command, "model"):
+        yield Finding((*path, "model"), "is required: the command uses {model}", hint="say what it stands for")
     if isinstance(backend, LlamacppBackend) and backend.runner == "embedded" and backend.binary is not None:
         yield Finding((*path, "binary"), "the embedded runner uses no binary", hint="set runner: binary, or remove it")
 

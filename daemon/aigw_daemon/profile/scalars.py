@@ -62,6 +62,16 @@ def parse_duration(value: object) -> float:
     return seconds
 
 
+def parse_limit(value: object) -> float | None:
+    """Seconds as `parse_duration` reads them, or None for ``off``."""
+    if value is None or value == "off":
+        return None
+    try:
+        return parse_duration(value)
+    except PydanticCustomError:
+        raise rule("must be a duration such as 30s, 10m, 1h30m or a number of seconds, or off") from None
+
+
 def parse_size(value: object) -> int:
     """Bytes from ``64MiB``, ``96.6M`` (powers of 1000 without the i) or a plain number of bytes."""
     size = -1
@@ -73,6 +83,15 @@ def parse_size(value: object) -> int:
     if not 0 < size <= _LARGEST:
         raise rule("must be a size such as 64MiB, 100MB or a number of bytes")
     return size
+
+
+def parse_memory(value: object) -> float | int:
+    """A fraction of a GPU's memory (a number up to 1, as a float), or bytes (as an int) from ``20GiB``."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1:
+        return float(value)
+    if isinstance(value, str):
+        return parse_size(value)
+    raise rule("must be a fraction of each GPU's memory such as 0.45, or a size such as 20GiB")
 
 
 def expand(text: str, env: Mapping[str, str] = os.environ) -> str:
@@ -197,12 +216,40 @@ Duration = Annotated[
 ]
 """Seconds."""
 
+Limit = Annotated[
+    float | None,
+    BeforeValidator(parse_limit),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "pattern": f"{_DURATION_PATTERN}|^off$"},
+                {"type": "number", "minimum": 0},
+            ]
+        }
+    ),
+]
+"""Seconds; None for ``off``."""
+
 Size = Annotated[
     int,
     BeforeValidator(parse_size),
     WithJsonSchema({"anyOf": [{"type": "string", "pattern": _SIZE_PATTERN}, {"type": "integer", "minimum": 1}]}),
 ]
 """Bytes."""
+
+Memory = Annotated[
+    float | int,
+    BeforeValidator(parse_memory),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
+                {"type": "string", "pattern": _SIZE_PATTERN},
+            ]
+        }
+    ),
+]
+"""A fraction (float) or bytes (int)."""
 
 Word = Annotated[str, BeforeValidator(_word), WithJsonSchema({"type": ["string", "integer"]})]
 """A string of a command line: a whole number may stand unquoted."""

@@ -22,6 +22,7 @@ from aigw_daemon.state_file import StateFile
 from aigw_daemon.supervisor.clock import Clock
 from aigw_daemon.supervisor.engines.base import LoadedModel, Resolve
 from aigw_daemon.supervisor.failures import Failure, FailureKind
+from aigw_daemon.supervisor.gpu_turns import GpuTurns
 from aigw_daemon.supervisor.launcher import Launcher
 from aigw_daemon.supervisor.lifecycle import Event, Life, next_state
 from aigw_daemon.supervisor.probe import Prober
@@ -50,6 +51,7 @@ class Edges:
     environ: dict[str, str] = field(repr=False)
     random: Callable[[], float] = random.random
     resolve: Resolve = resolve
+    gpus: GpuTurns = field(default_factory=GpuTurns)
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ class BackendReport:
     """The reason for a state that isn't ready, one sentence."""
     failure: FailureKind | None = None
     progress: str | None = None
-    """While starting: the last line of its log."""
+    """While starting: how far it is, or the last line of its log."""
     log_tail: tuple[str, ...] = ()
     """After a failure: the lines that show it."""
     stale: bool = False

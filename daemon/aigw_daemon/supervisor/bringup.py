@@ -7,11 +7,12 @@ from pathlib import Path
 from aigw_daemon.identity import Identity
 from aigw_daemon.link.messages import Secret
 from aigw_daemon.profile.backends import ProcessSection
-from aigw_daemon.state_file import BackendRecord
+from aigw_daemon.state_file import BackendRecord, Seat
 from aigw_daemon.supervisor.backend import Edges, Plan
 from aigw_daemon.supervisor.engines.base import LOOPBACK, Engine, Launch, LaunchContext
 from aigw_daemon.supervisor.engines.registry import engine
 from aigw_daemon.supervisor.failures import Failure, FailureKind, Unrunnable, unrunnable
+from aigw_daemon.supervisor.gpu import Placement
 from aigw_daemon.supervisor.keys import engine_key
 from aigw_daemon.supervisor.launcher import Handle, Launcher, LaunchError, NotAdopted, ProcessSpec, Stopped
 from aigw_daemon.supervisor.ports import PortOwner
@@ -45,7 +46,7 @@ async def take_up(plan: Plan, edges: Edges, kind: Engine, *, replace: bool) -> R
         log.info("%s: not adopted: %s", plan.name, error)
         return None
     port = record.port or 0
-    stale = _differs(plan, edges, kind, record.identity, port)
+    stale = await _differs(plan, edges, kind, record.identity, port)
     if stale and replace:
         await edges.launcher.stop(handle, members=record.descendants)
         return None
@@ -53,7 +54,7 @@ async def take_up(plan: Plan, edges: Edges, kind: Engine, *, replace: bool) -> R
     return Running(handle, port, _key(plan, edges, kind), stale)
 
 
-async def launch(plan: Plan, edges: Edges, kind: Engine) -> Running:
+async def launch(plan: Plan, edges: Edges, kind: Engine, placement: Placement) -> Running:
     """Sweep what is left of an earlier one, then start. Raises Unrunnable, LaunchError and OSError.
 
     There is no await between the start and the record of it: a cancellation can't come between them.
@@ -62,12 +63,17 @@ async def launch(plan: Plan, edges: Edges, kind: Engine) -> Running:
     swept = await edges.launcher.sweep(plan.name, record.descendants)
     if swept.unkillable:
         raise Unrunnable(unkillable(swept))
+    await edges.gpus.left(recorded_pids(record))
     port = await _choose_port(plan, edges, kind, record.port)
-    command = _command(plan, edges, kind, port)
+    command = _command(plan, edges, kind, port, placement)
+    env = {**command.env, **placement.env}
     path = log_path(plan, edges)
     offset = edges.launcher.log_size(path)
-    handle = await edges.launcher.spawn(ProcessSpec(plan.name, command.argv, command.env, path))
-    edges.state.update_backend(plan.name, identity=handle.identity, port=port, log_offset=offset, descendants=())
+    seats = tuple(Seat(gpu.index, gpu.uuid) for gpu in placement.devices)
+    handle = await edges.launcher.spawn(ProcessSpec(plan.name, command.argv, env, path))
+    edges.state.update_backend(
+        plan.name, identity=handle.identity, port=port, log_offset=offset, descendants=(), gpus=seats
+    )
     return Running(handle, port, _key(plan, edges, kind))
 
 
@@ -83,11 +89,12 @@ async def end_recorded(launcher: Launcher, name: str, record: BackendRecord) -> 
     return await launcher.sweep(name, record.descendants)
 
 
-def fingerprint(plan: Plan, edges: Edges) -> tuple[object, ...]:
+async def fingerprint(plan: Plan, edges: Edges) -> tuple[object, ...]:
     """Changes when a file that matters has come, gone or changed: then a start may end otherwise than the last."""
     try:
+        placement = (await edges.gpus.look(process_section(plan).gpus)).emptied()
         # Any port will do: it is the same each time.
-        return _command(plan, edges, engine(plan.kind, plan.name), 1).fingerprint()
+        return _command(plan, edges, engine(plan.kind, plan.name), 1, placement).fingerprint()
     except Unrunnable as error:
         return (error.failure.sentence,)
 
@@ -99,6 +106,12 @@ def failure_of(error: LaunchError | OSError) -> Failure:
     if error.missing:
         return Failure(FailureKind.MISSING_BINARY, str(error))
     return Failure(FailureKind.NO_RESOURCES if error.transient else FailureKind.BAD_SETTING, str(error))
+
+
+def recorded_pids(record: BackendRecord) -> set[int]:
+    """The processes that the state file knows of."""
+    leader = {record.identity.pid} if record.identity is not None else set()
+    return leader | {member.pid for member in record.descendants}
 
 
 def unkillable(stopped: Stopped) -> Failure:
@@ -158,7 +171,7 @@ def _reserved(plan: Plan, edges: Edges) -> set[int]:
     return others | set(plan.profile.fixed_ports.values()) | {plan.profile.gateway.port}
 
 
-def _command(plan: Plan, edges: Edges, kind: Engine, port: int) -> Launch:
+def _command(plan: Plan, edges: Edges, kind: Engine, port: int, placement: Placement) -> Launch:
     return kind.launch(
         LaunchContext(
             name=plan.name,
@@ -169,14 +182,17 @@ def _command(plan: Plan, edges: Edges, kind: Engine, port: int) -> Launch:
             api_key=engine_key(edges.home, plan.name),
             environ=edges.environ,
             resolve=edges.resolve,
+            placement=placement,
         )
     )
 
 
-def _differs(plan: Plan, edges: Edges, kind: Engine, identity: Identity, port: int) -> bool:
+async def _differs(plan: Plan, edges: Edges, kind: Engine, identity: Identity, port: int) -> bool:
     """Whether the profile asks for another command line than the running one, its port included."""
+    section = process_section(plan)
     try:
-        return _command(plan, edges, kind, process_section(plan).port or port).argv != identity.argv
+        placement = (await edges.gpus.look(section.gpus)).emptied()
+        return not _command(plan, edges, kind, section.port or port, placement).is_like(identity.argv)
     except Unrunnable:
         return True
 

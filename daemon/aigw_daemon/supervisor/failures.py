@@ -16,6 +16,8 @@ class FailureKind(StrEnum):
 
     MISSING_BINARY = "missing_binary"
     MISSING_MODEL = "missing_model"
+    GATED_MODEL = "gated_model"
+    MISSING_GPU = "missing_gpu"
     BAD_SETTING = "bad_setting"
     BAD_FLAG = "bad_flag"
     PORT_TAKEN = "port_taken"
@@ -35,6 +37,8 @@ PERMANENT = frozenset(
     {
         FailureKind.MISSING_BINARY,
         FailureKind.MISSING_MODEL,
+        FailureKind.GATED_MODEL,
+        FailureKind.MISSING_GPU,
         FailureKind.BAD_SETTING,
         FailureKind.BAD_FLAG,
         FailureKind.PORT_TAKEN,

@@ -16,6 +16,7 @@ from aigw_daemon.supervisor.failures import Exit, Failure, FailureKind, Unrunnab
 from aigw_daemon.supervisor.launcher import LaunchError, Stopped
 from aigw_daemon.supervisor.lifecycle import Event, Life
 from aigw_daemon.supervisor.liveness import Liveness
+from aigw_daemon.supervisor.patience import Patience, progress
 from aigw_daemon.supervisor.probe import Reading
 from aigw_daemon.supervisor.verdict import Ended, judge
 from aigw_daemon.words import SERVING, State
@@ -71,7 +72,7 @@ class ManagedBackend(Backend):
             address=Address(LOOPBACK, port) if port is not None else None,
             api_key=process.key if process is not None else None,
             pid=process.handle.identity.pid if process is not None else None,
-            gpus=section.gpus if isinstance(section.gpus, tuple) else (),
+            gpus=self._gpus(),
             memory_bytes=self._memory,
             models=self._reading.models if self.state in SERVING else (),
             loaded=self._reading.loaded if self.state in SERVING else (),
@@ -84,6 +85,13 @@ class ManagedBackend(Backend):
             log_tail=self.failure.lines if self.failure is not None else (),
             stale=process is not None and process.stale,
         )
+
+    def _gpus(self) -> tuple[int | str, ...]:
+        """The indices of what it runs on; else what the profile names."""
+        if self._process is not None and (seats := self._edges.state.backend(self.name).gpus):
+            return tuple(seat.index for seat in seats)
+        wanted = process_section(self.plan).gpus
+        return wanted if isinstance(wanted, tuple) else ()
 
     # --- requests
 
@@ -143,7 +151,7 @@ class ManagedBackend(Backend):
         try:
             kind = engine(self.plan.kind, self.name)
             process = self._process or await bringup.take_up(self.plan, self._edges, kind, replace=self._replace)
-            self._hold(process or await bringup.launch(self.plan, self._edges, kind))
+            self._hold(process or await self._launch(kind))
         except Unrunnable as error:
             self._post(partial(self._not_started, error.failure))
         except (LaunchError, OSError) as error:
@@ -151,20 +159,33 @@ class ManagedBackend(Backend):
         else:
             await self._await_ready(kind)
 
+    async def _launch(self, kind: Engine) -> Running:
+        wanted = process_section(self.plan).gpus
+        placement = await self._edges.gpus.take(self.name, wanted, self._say)
+        return await bringup.launch(self.plan, self._edges, kind, placement)
+
     async def _await_ready(self, kind: Engine) -> None:
-        clock = self._edges.clock
-        deadline, pause = clock.monotonic() + kind.start_timeout, FIRST_PROBE_SECONDS
+        clock, section = self._edges.clock, process_section(self.plan)
+        now, pause = clock.monotonic(), FIRST_PROBE_SECONDS
+        patience = Patience(section.start_timeout or kind.start_timeout, kind.stall_timeout, began=now, moved=now)
         while True:
             reading = await self._read(kind)
             if reading.up:
                 self._post(partial(self._became_ready, reading))
                 return
-            if (failure := _hopeless(kind, reading, late=clock.monotonic() > deadline)) is not None:
+            if (failure := _hopeless(reading, self._given_up(patience))) is not None:
                 self._post(partial(self._fail, Event.START_FAILED, failure))
                 return
             await self._note()
             await clock.sleep(pause)
             pause = min(pause * PROBE_FACTOR, LAST_PROBE_SECONDS)
+
+    def _given_up(self, patience: Patience) -> str | None:
+        edges, process = self._edges, self._process
+        if process is None:
+            return None
+        size = edges.launcher.log_size(bringup.log_path(self.plan, edges))
+        return patience.over(edges.clock.monotonic(), size, edges.launcher.usage(process.handle).cpu_seconds)
 
     async def _read(self, kind: Engine) -> Reading:
         if (process := self._process) is None:
@@ -185,13 +206,18 @@ class ManagedBackend(Backend):
             edges.state.update_backend(self.name, descendants=members)
         self._memory = edges.launcher.usage(process.handle).memory_bytes
         if self.state is State.STARTING:
-            lines = await edges.launcher.tail(bringup.log_path(self.plan, edges), 1, record.log_offset)
-            before, self._progress = self._progress, lines[-1] if lines else None
-            if self._progress != before:
-                edges.on_change()
+            lines = await edges.launcher.tail(bringup.log_path(self.plan, edges), LOG_LINES, record.log_offset)
+            self._say(progress(engine(self.plan.kind, self.name).stages, lines))
+
+    def _say(self, sentence: str | None) -> None:
+        """Show how far the start is."""
+        before, self._progress = self._progress, sentence
+        if sentence != before:
+            self._edges.on_change()
 
     def _became_ready(self, reading: Reading) -> None:
         self._reading, self._replace = reading, False
+        self._edges.gpus.release(self.name)
         self._transition(Event.READY)
 
     def _fail(self, event: Event, failure: Failure) -> None:
@@ -201,6 +227,7 @@ class ManagedBackend(Backend):
 
     def _not_started(self, failure: Failure) -> None:
         """Nothing was started: there is nothing to take down."""
+        self._edges.gpus.release(self.name)
         if failure.kind is not FailureKind.UNKILLABLE:
             self._forget_process()
         self._settle(failure)
@@ -216,7 +243,7 @@ class ManagedBackend(Backend):
             await edges.clock.sleep(LOOK_SECONDS)
             if edges.clock.monotonic() < next_probe:
                 continue
-            why = await edges.prober.alive(kind, _url(process), process.key)
+            why = await edges.prober.alive(kind, self.plan.section, _url(process), process.key)
             next_probe = edges.clock.monotonic() + liveness.INTERVAL
             event = row.take(why, edges.traffic(self.name).relayed)
             self._post(partial(self._judge, event, why, row.failures))
@@ -268,12 +295,13 @@ class ManagedBackend(Backend):
         """Nothing of it runs any more; or something does that can't be killed, and then it stays on record."""
         if self._watcher is not None:
             self._watcher.cancel()
+        self._edges.gpus.release(self.name)
         self._process, self._watcher, self._memory, self._reading = None, None, None, Reading()
         if not stopped.unkillable:
             self._forget_process()
 
     def _forget_process(self) -> None:
-        self._edges.state.update_backend(self.name, identity=None, descendants=())
+        self._edges.state.update_backend(self.name, identity=None, descendants=(), gpus=())
 
     def _running(self) -> list[asyncio.Task[None]]:
         return [*super()._running(), *([self._watcher] if self._watcher is not None else [])]
@@ -289,10 +317,18 @@ class ManagedBackend(Backend):
         self._post(partial(self._ended, stopped, failure))
 
     async def _end_process(self) -> Stopped:
-        launcher, record = self._edges.launcher, self._edges.state.backend(self.name)
-        if self._process is None:
-            return await bringup.end_recorded(launcher, self.name, record)
-        return await launcher.stop(self._process.handle, members=record.descendants)
+        edges, process = self._edges, self._process
+        launcher, record = edges.launcher, edges.state.backend(self.name)
+        edges.gpus.hold(self.name, (seat.uuid for seat in record.gpus))
+        pids = bringup.recorded_pids(record)
+        if process is None:
+            stopped = await bringup.end_recorded(launcher, self.name, record)
+        else:
+            pids |= {member.pid for member in launcher.members(process.handle)}
+            stopped = await launcher.stop(process.handle, members=record.descendants)
+        # Its end is not the end of its memory on a GPU: that is back when the driver has forgotten the process.
+        await edges.gpus.left(pids)
+        return stopped
 
     def _explain(self, failure: Failure | None, lines: list[str]) -> Failure:
         if failure is not None:
@@ -336,8 +372,8 @@ class ManagedBackend(Backend):
         if kind is FailureKind.CRASH_LOOP:
             await self._wait_out()
         elif kind not in {FailureKind.UNKILLABLE, FailureKind.INTERNAL}:
-            before = bringup.fingerprint(self.plan, self._edges)
-            while bringup.fingerprint(self.plan, self._edges) == before:
+            before = await bringup.fingerprint(self.plan, self._edges)
+            while await bringup.fingerprint(self.plan, self._edges) == before:
                 await self._edges.clock.sleep(RECHECK_SECONDS)
             self._post(self._try_again)
 
@@ -347,13 +383,13 @@ class ManagedBackend(Backend):
         self._transition(Event.RETRY)
 
 
-def _hopeless(kind: Engine, reading: Reading, *, late: bool) -> Failure | None:
-    """Why it will not become ready, if that is sure (rule A2)."""
+def _hopeless(reading: Reading, over: str | None) -> Failure | None:
+    """Why it will not become ready, if that is sure (rule A2). ``over``: why it is waited for no longer."""
     if reading.wrong:
         return Failure(FailureKind.WRONG_MODEL, f"the engine is up, but {reading.wrong}: check served_name")
-    if late:
+    if over is not None:
         why = f": {reading.why}" if reading.why else ""
-        return Failure(FailureKind.START_TIMEOUT, f"it was not ready within {kind.start_timeout:.0f} s{why}")
+        return Failure(FailureKind.START_TIMEOUT, f"{over}{why}")
     return None
 
 

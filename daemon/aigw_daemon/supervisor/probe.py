@@ -49,7 +49,7 @@ class Prober(Protocol):
     async def ready(self, engine: Engine, section: BackendSection, base: str, key: Secret | None) -> Reading:
         """Whether the engine at ``base`` serves what ``section`` names (rule A1)."""
 
-    async def alive(self, engine: Engine, base: str, key: Secret | None) -> str | None:
+    async def alive(self, engine: Engine, section: BackendSection, base: str, key: Secret | None) -> str | None:
         """What is wrong with a running engine; None when nothing is (rule A3)."""
 
     async def listing(self, base: str, key: Secret | None) -> Listing:
@@ -75,31 +75,31 @@ class HttpProber:
 
     async def ready(self, engine: Engine, section: BackendSection, base: str, key: Secret | None) -> Reading:
         """See Prober."""
-        why = await self.alive(engine, base, key)
+        why = await self.alive(engine, section, base, key)
         if why is not None:
             return Reading(why=why)
-        listing, why = await self._json(base + engine.models_path, key)
-        props = None
+        listing = props = None
+        if section.lists_models:
+            listing, why = await self._json(base + engine.models_path, key)
         if why is None and engine.props_path is not None:
             props, why = await self._json(base + engine.props_path, key)
         if why is not None:
             return Reading(why=why)
         if isinstance(engine, Library):
             return Reading(True, engine.models(section, listing, props), loaded=engine.loaded(props))
-        wanted = section.served_models or ()
-        served = {entry["id"] for entry in entries(listing)}
-        if missing := [name for name in wanted if name not in served]:
-            return Reading(wrong=f"it serves {_names(served)}, not {', '.join(missing)}")
+        if section.lists_models and (missing := _missing(section, listing)) is not None:
+            return Reading(wrong=missing)
         return Reading(True, engine.models(section, listing, props), engine.concurrency(props))
 
-    async def alive(self, engine: Engine, base: str, key: Secret | None) -> str | None:
+    async def alive(self, engine: Engine, section: BackendSection, base: str, key: Secret | None) -> str | None:
         """See Prober."""
-        answer = await self._get(base + engine.health_path, key)
+        path = section.health_path or engine.health_path
+        answer = await self._get(base + path, key)
         if isinstance(answer, str):
             return answer
         if answer.status_code == _LOADING:
             return "it is loading its model"
-        return None if answer.status_code == _OK else f"{engine.health_path} answers {answer.status_code}"
+        return None if answer.is_success else f"{path} answers {answer.status_code}"
 
     async def listing(self, base: str, key: Secret | None) -> Listing:
         """See Prober."""
@@ -150,6 +150,13 @@ def _client(*, trust_env: bool) -> httpx.AsyncClient:
     return httpx.AsyncClient(
         timeout=TIMEOUT, limits=limits, trust_env=trust_env, follow_redirects=False, verify=trust_env
     )
+
+
+def _missing(section: BackendSection, listing: Any) -> str | None:
+    """What the profile says it serves, and it doesn't."""
+    served = {entry["id"] for entry in entries(listing)}
+    missing = [name for name in section.served_models or () if name not in served]
+    return f"it serves {_names(served)}, not {', '.join(missing)}" if missing else None
 
 
 def _names(served: set[str]) -> str:

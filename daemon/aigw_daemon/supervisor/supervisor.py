@@ -15,6 +15,7 @@ from aigw_daemon.supervisor.attached import AttachedBackend
 from aigw_daemon.supervisor.backend import Backend, BackendReport, Edges, Plan
 from aigw_daemon.supervisor.bringup import end_recorded
 from aigw_daemon.supervisor.clock import Clock, SystemClock
+from aigw_daemon.supervisor.gpu_turns import GpuTurns
 from aigw_daemon.supervisor.launcher import Launcher
 from aigw_daemon.supervisor.managed import ManagedBackend
 from aigw_daemon.supervisor.probe import HttpProber
@@ -24,7 +25,16 @@ from aigw_daemon.words import State
 GATEWAY: Final = "gateway"
 """The name of the gateway workers' processes: another part of the daemon looks after them."""
 SOFT: Final = frozenset(
-    {"description", "max_concurrency", "first_token_timeout", "cold_timeout", "start", "idle_stop", "group"}
+    {
+        "description",
+        "max_concurrency",
+        "first_token_timeout",
+        "cold_timeout",
+        "start",
+        "start_timeout",
+        "idle_stop",
+        "group",
+    }
 )
 """What may change in a profile without the process having to be replaced."""
 
@@ -52,6 +62,7 @@ class Supervisor:
         traffic: Watch,
         on_change: Callable[[], None],
         clock: Clock | None = None,
+        gpus: GpuTurns | None = None,
     ) -> None:
         self._state = state
         self._launcher = launcher
@@ -65,6 +76,7 @@ class Supervisor:
             traffic=traffic,
             on_change=on_change,
             environ=dict(os.environ),
+            gpus=gpus or GpuTurns(clock=clock),
         )
         self._backends: dict[str, Backend] = {}
         self._tasks: asyncio.TaskGroup | None = None

@@ -206,12 +206,15 @@ async def test_program_that_is_not_there_is_told(home: Home, backend: str) -> No
     assert failed.failure is FailureKind.MISSING_BINARY
 
 
-async def test_engine_that_cannot_run_here_is_refused_with_the_way_out(home: Home) -> None:
+async def test_engine_that_is_not_installed_is_refused_with_the_way_out(home: Home) -> None:
+    nowhere = "env: {PATH: /no/such/folder}"
+    text = f"backends: {{o: {{engine: ollama, {nowhere}}}, v: {{engine: vllm, model: m, {nowhere}}}}}"
     async with supervised(home) as made:
-        await made.supervisor.apply(profile("backends: {v: {engine: vllm, model: m}}"))
-        failed = await made.reaches("v", State.FAILED)
-        assert failed.failure is FailureKind.BAD_SETTING
-        assert "attach:" in (failed.why or "")
+        await made.supervisor.apply(profile(text))
+        for name in ("o", "v"):
+            failed = await made.reaches(name, State.FAILED)
+            assert failed.failure is FailureKind.MISSING_BINARY
+            assert "attach:" in (failed.why or "")
 
 
 async def test_bug_in_one_backend_fails_that_one_only(

@@ -16,6 +16,8 @@ from aigw_daemon.models.resolve import Missing, ModelFile
 from aigw_daemon.profile.backends import BackendSection, LlamacppBackend
 from aigw_daemon.profile.model import Profile
 from aigw_daemon.supervisor.failures import Sign
+from aigw_daemon.supervisor.gpu import ANYWHERE, Placement
+from aigw_daemon.supervisor.patience import Stage
 from aigw_daemon.words import EngineKind
 
 LOOPBACK: Final = "127.0.0.1"
@@ -38,6 +40,8 @@ class LaunchContext:
     environ: Mapping[str, str]
     """The daemon's."""
     resolve: Resolve
+    placement: Placement = ANYWHERE
+    """Its GPUs. The variables that pin it there are added to what the engine says."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +52,20 @@ class Launch:
     env: Mapping[str, str] = field(repr=False)
     files: tuple[Path, ...] = ()
     """What it reads: when one of them changes, a start that failed for good is worth another try."""
+    varying: frozenset[str] = frozenset()
+    """Flags whose value depends on the moment, such as on how much memory is free."""
 
     def fingerprint(self) -> tuple[object, ...]:
         """Changes when a start may end otherwise than before."""
-        return (self.argv, *(_stamp(path) for path in self.files))
+        return (self._lasting(self.argv), *(_stamp(path) for path in self.files))
+
+    def is_like(self, argv: Sequence[str]) -> bool:
+        """Whether that command line asks for the same, started at another moment."""
+        return self._lasting(self.argv) == self._lasting(argv)
+
+    def _lasting(self, argv: Sequence[str]) -> tuple[str, ...]:
+        before = ("", *argv)
+        return tuple(word for word, flag in zip(argv, before, strict=False) if flag not in self.varying)
 
 
 class Engine(Protocol):
@@ -59,12 +73,14 @@ class Engine(Protocol):
 
     kind: EngineKind
     health_path: str
-    """Answers 200 when up, and 503 while loading."""
+    """Answers 200 when up, and 503 while loading; a section that names a path of its own wins."""
     models_path: str
     props_path: str | None
     """Answers with what the engine made of its settings."""
     start_timeout: float
-    """Seconds from the start to ready (rule A2)."""
+    """Seconds from the start to ready at most (rule A2); a section that names a time of its own wins."""
+    stall_timeout: float | None
+    """Seconds without a new byte in the log and without work, after which a start is given up; None: no such limit."""
     has_key: bool
     """Whether it asks for ``api_key``."""
 
@@ -72,11 +88,15 @@ class Engine(Protocol):
     def signs(self) -> Sequence[Sign]:
         """By what its log gives a failure away, the most telling first."""
 
+    @property
+    def stages(self) -> Sequence[Stage]:
+        """By what its log tells how far a start is; with none of them, its last line is shown."""
+
     def launch(self, context: LaunchContext) -> Launch:
         """The command line. Raises Unrunnable when something is missing or makes no sense."""
 
     def models(self, section: BackendSection, listing: Any, props: Any) -> tuple[ModelView, ...]:
-        """What it serves, from its JSON of ``models_path`` and of ``props_path`` (None where it has none)."""
+        """What it serves, from its JSON of ``models_path`` and of ``props_path`` (None where it was not asked)."""
 
     def concurrency(self, props: Any) -> int | None:
         """How many requests it works on at once, where it says so."""

@@ -15,6 +15,7 @@ from aigw_daemon.supervisor.engines.base import LOOPBACK, Launch, LaunchContext
 from aigw_daemon.supervisor.engines.launching import own_environment, program
 from aigw_daemon.supervisor.engines.listing import entries, model_view, positive
 from aigw_daemon.supervisor.failures import FailureKind, sign, unrunnable
+from aigw_daemon.supervisor.patience import Stage
 from aigw_daemon.words import EngineKind
 
 BINARY: Final = "llama-server"
@@ -33,6 +34,8 @@ class LlamacppEngine:
     models_path = "/v1/models"
     props_path: str | None = "/props"
     start_timeout = 600.0
+    stall_timeout: float | None = None
+    stages: tuple[Stage, ...] = ()
     has_key = True
     signs = (
         # Memory first: it also ends in "failed to load model".

@@ -5,8 +5,10 @@ from types import MappingProxyType
 from typing import Final
 
 from aigw_daemon.supervisor.engines.base import Engine
+from aigw_daemon.supervisor.engines.command import CommandEngine
 from aigw_daemon.supervisor.engines.llamacpp import LlamacppEngine
 from aigw_daemon.supervisor.engines.ollama import OllamaEngine
+from aigw_daemon.supervisor.engines.vllm import VllmEngine
 from aigw_daemon.supervisor.failures import FailureKind, unrunnable
 from aigw_daemon.words import EngineKind
 
@@ -14,6 +16,8 @@ ENGINES: Final[Mapping[EngineKind, Engine]] = MappingProxyType(
     {
         EngineKind.LLAMACPP: LlamacppEngine(),
         EngineKind.OLLAMA: OllamaEngine(),
+        EngineKind.VLLM: VllmEngine(),
+        EngineKind.COMMAND: CommandEngine(),
     }
 )
 

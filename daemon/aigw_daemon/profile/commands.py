@@ -1,0 +1,56 @@
+"""Commands that a profile gives as a list: their placeholders, and why containers are not among them."""
+
+import re
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Final
+
+from aigw_daemon.profile.scalars import Word, rule
+
+Command = tuple[Word, ...]
+
+PLACEHOLDERS: Final = ("host", "port", "model")
+_CONTAINERS: Final = frozenset({"docker", "podman", "nerdctl"})
+_VERBS: Final = frozenset({"run", "start", "exec", "compose"})
+# Two braces stand for a literal one: {{port}} comes out as {port}. JSON has no name right behind a brace.
+_PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}|\{(\w+)\}")
+_IN_A_SHELL = re.compile(r"\b(docker|podman|nerdctl)\s+([^;|&]*\s)?(run|start|exec|compose)\b")
+
+
+def check_own_process(command: Command) -> Command:
+    """Refuse a command whose engine would be the child of somebody else: it could be neither watched nor ended."""
+    for number, word in enumerate(command):
+        found = PurePath(word).name
+        if (found in _CONTAINERS and _VERBS & set(command[number + 1 :])) or _IN_A_SHELL.search(word):
+            raise rule(
+                "must not start a container: its processes belong to the container's daemon, so aigw could neither "
+                "watch nor end them",
+                hint="run the server's program itself; or start the container yourself and use engine: openai with url",
+            )
+    return command
+
+
+def check_command(command: Command) -> Command:
+    """Refuse unknown placeholders, and containers."""
+    for word in command:
+        for match in _PLACEHOLDER.finditer(word):
+            if match[2] is not None and match[2] not in PLACEHOLDERS:
+                raise rule(
+                    f"{match[0]} is no placeholder; there are {', '.join(f'{{{name}}}' for name in PLACEHOLDERS)}",
+                    hint=f"write {{{match[0]}}} for a literal {match[0]}",
+                )
+    return check_own_process(command)
+
+
+def uses(command: Command, name: str) -> bool:
+    """Whether a placeholder stands in it."""
+    return any(match[2] == name for word in command for match in _PLACEHOLDER.finditer(word))
+
+
+def filled_in(command: Command, values: Mapping[str, str]) -> Command:
+    """The command with its placeholders replaced."""
+
+    def value(match: re.Match[str]) -> str:
+        return f"{{{match[1]}}}" if match[1] is not None else values[match[2]]
+
+    return tuple(_PLACEHOLDER.sub(value, word) for word in command)
