@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from types import ModuleType
 from typing import NoReturn
 
 from aigw_daemon.control.schema import Problem
@@ -61,6 +62,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         _give_up(options.ready_fd, Problem(code="already_running", message=str(error), hint=hint))
     for descriptor in (lock, *(options.inherited.listeners if options.inherited else ())):
         os.set_inheritable(descriptor, False)  # an exec in place made it inheritable; no engine may hold it
+    # httpx brings its own command line along where it can, with click, rich and pygments: 6 MB that nobody here calls.
+    # An empty module in its place is what httpx handles as "not installed".
+    sys.modules.setdefault("httpx._main", ModuleType("httpx._main"))
     sys.exit(asyncio.run(_run(home, options, lock)))
 
 
