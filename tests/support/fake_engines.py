@@ -97,12 +97,12 @@ class FakeLauncher:
 
     async def sweep(self, name: str, members: Iterable[Member] = ()) -> Stopped:
         await asyncio.sleep(0)
-        if self.unkillable and self.running():
-            return Stopped(unkillable=tuple(leader.identity.pid for leader in self.running()))
-        swept = self.running()
-        for leader in swept:
+        left = [leader for leader in self.running() if leader.name == name]
+        if self.unkillable and left:
+            return Stopped(unkillable=tuple(leader.identity.pid for leader in left))
+        for leader in left:
             leader.end(Exit(signal=signal.SIGKILL))
-        return Stopped(swept=len(swept))
+        return Stopped(swept=len(left))
 
     def members(self, handle: Handle) -> tuple[Member, ...]:
         return ()

@@ -100,7 +100,7 @@ class VllmEngine:
             "vLLM can't reach {0} and has no copy of the model: check the network, or HF_HUB_OFFLINE",
         ),
         sign(
-            r"(?:Free|Available) memory on \S+(?: \d+)? \(([\d.]+)/([\d.]+) GiB\) on startup is less than",
+            r"(?:Free|Available) memory on \w+ \S+ \(([\d.]+)/([\d.]+) GiB\) on startup is less than",
             FailureKind.OUT_OF_MEMORY,
             "only {0} of {1} GiB are free, less than it was to take: lower memory in the profile, or stop what else "
             "runs there",
