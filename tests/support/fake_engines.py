@@ -15,7 +15,7 @@ from aigw_daemon.profile.backends import BackendSection
 from aigw_daemon.profile.load import parse
 from aigw_daemon.state_file import Member, StateFile
 from aigw_daemon.supervisor.backend import Edges, Plan
-from aigw_daemon.supervisor.engines.base import Engine
+from aigw_daemon.supervisor.engines.base import Counters, Engine
 from aigw_daemon.supervisor.failures import Exit
 from aigw_daemon.supervisor.gpu_turns import GpuTurns
 from aigw_daemon.supervisor.managed import ManagedBackend
@@ -59,6 +59,7 @@ class FakeLauncher:
     """What a spawn raises."""
     stop_seconds: float = 0.0
     unkillable: bool = False
+    cpu_seconds: float = 1.0
     log: list[str] = field(default_factory=list)
     most_at_once: int = 0
 
@@ -108,7 +109,7 @@ class FakeLauncher:
         return ()
 
     def usage(self, handle: Handle) -> Usage:
-        return Usage(memory_bytes=1024, cpu_seconds=1.0)
+        return Usage(memory_bytes=1024, cpu_seconds=self.cpu_seconds)
 
     async def tail(self, path: Path, lines: int, since: int = 0) -> list[str]:
         return self.log[-lines:]
@@ -140,6 +141,8 @@ class FakeProber:
     sick: str | None = None
     models: tuple[str, ...] = ("m",)
     why: str | None = None
+    done: float | None = None
+    """What the engine's counters say."""
 
     async def ready(self, engine: Engine, section: BackendSection, base: str, key: Secret | None) -> Reading:
         await asyncio.sleep(0)
@@ -151,6 +154,10 @@ class FakeProber:
         await asyncio.sleep(0)
         return self.sick
 
+    async def counter(self, counters: Counters, base: str, key: Secret | None) -> float | None:
+        await asyncio.sleep(0)
+        return self.done
+
     async def listing(self, base: str, key: Secret | None) -> Listing:
         await asyncio.sleep(0)
         return Listing(why=self.why) if self.why else Listing(tuple({"id": name} for name in self.models))
@@ -159,12 +166,13 @@ class FakeProber:
 class FakeWorld:
     """Everything around one backend."""
 
-    def __init__(self, home: Home, *, backend: str = "", top: str = "") -> None:
+    def __init__(self, home: Home, *, backend: str = "", top: str = "", settings: str = "") -> None:
         self.clock = FakeClock()
         self.launcher = FakeLauncher(self.clock)
         self.prober = FakeProber()
         self.gpus = RecordedGpus(None)
         self.traffic = Traffic()
+        self.gateway_speaks = True
         self.changes = 0
         self.state = StateFile(home, write=lambda _path, _content: None)
         self.program = home.state / "program"
@@ -172,7 +180,9 @@ class FakeWorld:
         self.program.chmod(0o755)
         self.model = home.models / "m.gguf"
         self.model.write_bytes(b"GGUF")
-        text = backend or f"{{engine: llamacpp, binary: {self.program}, model: {self.model}, served_name: m}}"
+        text = (
+            backend or f"{{engine: llamacpp, binary: {self.program}, model: {self.model}, served_name: m, {settings}}}"
+        )
         profile = parse(f"version: 1\n{top}\nbackends: {{a: {text}}}", "test.yaml")
         self.plan = Plan("a", profile.backends["a"], profile)
         self.edges = Edges(
@@ -181,7 +191,7 @@ class FakeWorld:
             launcher=self.launcher,
             prober=self.prober,
             clock=self.clock,
-            traffic=lambda _: replace(self.traffic, told_at=self.clock.now),
+            traffic=lambda _: replace(self.traffic, told_at=self.clock.now if self.gateway_speaks else 0.0),
             on_change=self.changed,
             gpus=GpuTurns(self.gpus, self.clock),
             environ={"PATH": "/usr/bin"},

@@ -41,6 +41,10 @@ def options() -> argparse.Namespace:
     parser.add_argument("--child", choices=["group", "session", "erased"], help="start a child that outlives us")
     parser.add_argument("--flood", type=int, default=0, help="write so many bytes to the log, then say 'flooded'")
     parser.add_argument("--sick-file", help="answer 500 to probes while this file exists")
+    parser.add_argument("--stall", action="store_true", help="take requests and never answer them; probes are fine")
+    parser.add_argument("--burn", type=float, default=0.0, help="compute for so many seconds before an answer")
+    parser.add_argument("--pieces", type=int, default=1, help="how many pieces a stream has")
+    parser.add_argument("--pause", type=float, default=0.0, help="seconds between two pieces")
     return parser.parse_args()
 
 
@@ -88,6 +92,31 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(200, {"default_generation_settings": {"n_ctx": 512}, "total_slots": 2})
         else:
             self.answer(404, {"error": {"message": "no such path"}})
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        if self.said.stall:
+            threading.Event().wait()
+        until = time.monotonic() + self.said.burn
+        while time.monotonic() < until:
+            pass
+        if asked.get("stream"):
+            self.stream()
+        else:
+            message = {"role": "assistant", "content": "Hi"}
+            choice = {"index": 0, "message": message, "finish_reason": "stop"}
+            self.answer(200, {"object": "chat.completion", "model": self.said.alias, "choices": [choice]})
+
+    def stream(self) -> None:
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.end_headers()
+        for number in range(self.said.pieces):
+            last = number == self.said.pieces - 1
+            choice = {"index": 0, "delta": {"content": f"{number} "}, "finish_reason": "stop" if last else None}
+            self.wfile.write(b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n")
+            time.sleep(self.said.pause)
+        self.wfile.write(b"data: [DONE]\n\n")
 
     def answer(self, status: int, content: object) -> None:
         body = json.dumps(content).encode()

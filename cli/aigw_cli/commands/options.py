@@ -13,6 +13,8 @@ Backends = Annotated[
     typer.Argument(metavar="BACKEND", help="Names of the profile; none means all.", autocompletion=completion.backends),
 ]
 
+Now = Annotated[bool, typer.Option("--now", help="Don't let running requests finish first.")]
+
 ProfileName = Annotated[
     str | None,
     typer.Option(

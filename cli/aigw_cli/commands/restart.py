@@ -1,11 +1,12 @@
 """`aigw restart`: stop and start backends, and wait until they are ready again."""
 
-from aigw_cli.commands.options import AsJson, Backends
+from aigw_cli.commands.options import AsJson, Backends, Now
 from aigw_cli.failure import ExitCode
 
 
-def restart(backends: Backends = None, as_json: AsJson = False) -> ExitCode:
+def restart(backends: Backends = None, now: Now = False, as_json: AsJson = False) -> ExitCode:
     """Stop and start backends, and wait for ready."""
+    from aigw_cli.render.up import stopping
     from aigw_cli.screen import Screen
     from aigw_cli.session import daemon
     from aigw_cli.settle import wanted
@@ -14,6 +15,6 @@ def restart(backends: Backends = None, as_json: AsJson = False) -> ExitCode:
     names = backends or []
     screen = Screen(as_json=as_json)
     with daemon() as client:
-        with screen.busy("stopping; running requests may finish first"):
-            status = client.restart(names)
+        with screen.busy(stopping(now=now)):
+            status = client.restart(names, now=now)
         return follow_to_ready(client, screen, wanted(status, names))

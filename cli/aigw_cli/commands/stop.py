@@ -1,19 +1,19 @@
 """`aigw stop`: stop backends; they stay stopped until somebody starts them again."""
 
-from aigw_cli.commands.options import AsJson, Backends
+from aigw_cli.commands.options import AsJson, Backends, Now
 from aigw_cli.failure import ExitCode
 
 
-def stop(backends: Backends = None, as_json: AsJson = False) -> ExitCode:
+def stop(backends: Backends = None, now: Now = False, as_json: AsJson = False) -> ExitCode:
     """Stop backends; they stay stopped until 'start' or 'up'."""
-    from aigw_cli.render.up import change_line
+    from aigw_cli.render.up import change_line, stopping
     from aigw_cli.screen import Screen
     from aigw_cli.session import daemon
 
     names = backends or []
     screen = Screen(as_json=as_json)
-    with daemon() as client, screen.busy("stopping; running requests may finish first"):
-        status = client.stop(names)
+    with daemon() as client, screen.busy(stopping(now=now)):
+        status = client.stop(names, now=now)
     if as_json:
         screen.document(status)
     else:

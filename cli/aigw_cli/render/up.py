@@ -46,6 +46,11 @@ def change_line(backend: BackendStatus) -> Text:
     return Text(f"{clean(backend.name)}  {clean(str(backend.state))}{tail}")
 
 
+def stopping(*, now: bool) -> str:
+    """What is shown while backends are being stopped."""
+    return "stopping" if now else "stopping; running requests may finish first (--now does not wait for them)"
+
+
 def summary(status: Status, names: Collection[str], seconds: float, look: Look) -> list[RenderableType]:
     """What came of it after ``seconds`` of waiting, and what to do next."""
     lines: list[RenderableType] = [*_results(status, names, seconds, look)]

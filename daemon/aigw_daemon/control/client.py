@@ -86,15 +86,15 @@ class ControlClient:
 
     def start(self, backends: list[str]) -> Status:
         """Start these (all, when none is named) without waiting for ready."""
-        return self._change("start", backends)
+        return self._change("start", {"backends": backends})
 
-    def stop(self, backends: list[str]) -> Status:
-        """Stop these; answers when their processes are gone."""
-        return self._change("stop", backends)
+    def stop(self, backends: list[str], *, now: bool = False) -> Status:
+        """Stop these; answers when their processes are gone. ``now``: without letting running requests finish."""
+        return self._change("stop", {"backends": backends, "now": now})
 
-    def restart(self, backends: list[str]) -> Status:
-        """Stop and start these; answers when the new processes are starting."""
-        return self._change("restart", backends)
+    def restart(self, backends: list[str], *, now: bool = False) -> Status:
+        """Replace these; answers when that is under way. ``now``: as in stop."""
+        return self._change("restart", {"backends": backends, "now": now})
 
     def daemon_restart(self) -> None:
         """Replace the daemon's program in place; engines and gateway go on."""
@@ -130,8 +130,8 @@ class ControlClient:
         """The same facts as the gateway's ``/health``."""
         return HealthReport.model_validate(self._ask("GET", "/health"))
 
-    def _change(self, verb: str, backends: list[str]) -> Status:
-        return Status.model_validate(self._ask("POST", f"/backends/{verb}", {"backends": backends}))
+    def _change(self, verb: str, asked: dict[str, Any]) -> Status:
+        return Status.model_validate(self._ask("POST", f"/backends/{verb}", asked))
 
     def _ask(self, method: str, path: str, body: Any = None) -> Any:
         # A stop takes as long as its grace, so only connecting is bounded for changes.

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -215,14 +216,17 @@ class Operations:
         async with self._changing():
             return await self._change(self._parts.supervisor.start, names)
 
-    async def stop(self, names: list[str]) -> Status:
-        """Stop these, or all, until a start. It takes no turn: it may end what a change is waiting for."""
-        return await self._change(self._parts.supervisor.stop, names)
+    async def stop(self, names: list[str], *, now: bool) -> Status:
+        """Stop these, or all, until a start. It takes no turn: it may end what a change is waiting for.
 
-    async def restart(self, names: list[str]) -> Status:
-        """Stop and start these, or all."""
+        ``now``: without letting running requests finish.
+        """
+        return await self._change(partial(self._parts.supervisor.stop, now=now), names)
+
+    async def restart(self, names: list[str], *, now: bool) -> Status:
+        """Stop and start these, or all. ``now``: as in stop."""
         async with self._changing():
-            return await self._change(self._parts.supervisor.restart, names)
+            return await self._change(partial(self._parts.supervisor.restart, now=now), names)
 
     async def restart_daemon(self) -> None:
         """Replace the program in place once this answer is out."""

@@ -28,6 +28,12 @@ class Names(BaseModel):
     backends: list[str] = []
 
 
+class Endings(Names):
+    """Backends that are to be stopped or replaced. ``now``: without letting running requests finish."""
+
+    now: bool = False
+
+
 class ProfileChoice(BaseModel):
     """Which profile to use."""
 
@@ -93,10 +99,12 @@ def _changing(operations: Operations) -> list[Route]:
         return _json(await operations.start((await _body(request, Names)).backends))
 
     async def stop(request: Request) -> Response:
-        return _json(await operations.stop((await _body(request, Names)).backends))
+        asked = await _body(request, Endings)
+        return _json(await operations.stop(asked.backends, now=asked.now))
 
     async def restart(request: Request) -> Response:
-        return _json(await operations.restart((await _body(request, Names)).backends))
+        asked = await _body(request, Endings)
+        return _json(await operations.restart(asked.backends, now=asked.now))
 
     async def daemon_restart(_: Request) -> Response:
         await operations.restart_daemon()

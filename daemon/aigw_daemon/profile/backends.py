@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 from aigw_daemon.profile.commands import Command, check_command, check_own_process
 from aigw_daemon.profile.scalars import (
     Duration,
+    Limit,
     Locked,
     Memory,
     Secret,
@@ -148,6 +149,13 @@ class ProcessSection(BackendSection):
     )
     start_timeout: Duration | None = Field(
         default=None, description="How long a start may take until it is ready; absent: by the kind of engine."
+    )
+    drain: Duration = Field(
+        default=30.0, description="How long running requests may take to finish when it is stopped or replaced."
+    )
+    hang_timeout: Limit = Field(
+        default=60.0,
+        description="How long requests may wait on it without any progress before it is replaced; off: for ever.",
     )
     group: Annotated[str, Field(pattern=rf"^{MODEL_NAME}$")] | None = Field(
         default=None, description="Exclusive group: of the backends that name it, one runs at a time."

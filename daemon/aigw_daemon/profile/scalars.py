@@ -63,13 +63,16 @@ def parse_duration(value: object) -> float:
 
 
 def parse_limit(value: object) -> float | None:
-    """Seconds as `parse_duration` reads them, or None for ``off``."""
+    """Seconds as `parse_duration` reads them, but not 0, or None for ``off``."""
     if value is None or value == "off":
         return None
     try:
-        return parse_duration(value)
+        seconds = parse_duration(value)
     except PydanticCustomError:
-        raise rule("must be a duration such as 30s, 10m, 1h30m or a number of seconds, or off") from None
+        seconds = 0.0
+    if not seconds:
+        raise rule("must be off, or a duration above 0 such as 30s, 10m, 1h30m or a number of seconds")
+    return seconds
 
 
 def parse_size(value: object) -> int:
@@ -223,7 +226,7 @@ Limit = Annotated[
         {
             "anyOf": [
                 {"type": "string", "pattern": f"{_DURATION_PATTERN}|^off$"},
-                {"type": "number", "minimum": 0},
+                {"type": "number", "exclusiveMinimum": 0},
             ]
         }
     ),

@@ -70,13 +70,13 @@ class AttachedBackend(Backend):
         self._edges.state.update_backend(self.name, wanted=True, **changes)
         self._transition(Event.START, "it has not been asked yet")
 
-    def _on_stop(self, *, hold: bool) -> None:
+    def _on_stop(self, *, hold: bool, now: bool) -> None:  # noqa: ARG002  # it runs on: there is nothing to hurry
         self.wanted = False
         changes = {"stopped_by_operator": True} if hold else {}
         self._edges.state.update_backend(self.name, wanted=False, **changes)
         self._transition(Event.STOP)
 
-    def _on_restart(self) -> None:
+    def _on_restart(self, *, now: bool) -> None:  # noqa: ARG002  # likewise
         self._on_start(by_operator=True)
 
     def _on_bug(self) -> None:

@@ -173,16 +173,17 @@ class Backend(ABC):
         """Have it run; returns once that is under way. By the operator, it also ends a hold and forgets failures."""
         await self._ask(lambda: self._on_start(by_operator=by_operator))
 
-    async def stop(self, *, hold: bool = False) -> None:
+    async def stop(self, *, hold: bool = False, now: bool = False) -> None:
         """Have it not run; returns when nothing of it does, or what is left can't be killed, or a start came after.
 
-        ``hold``: against demand and restarts of the daemon, until the operator starts it.
+        ``hold``: against demand and restarts of the daemon, until the operator starts it. ``now``: without letting
+        running requests finish.
         """
-        await self._ask(lambda: self._on_stop(hold=hold), until=lambda: self.wanted or self.state in AT_REST)
+        await self._ask(lambda: self._on_stop(hold=hold, now=now), until=lambda: self.wanted or self.state in AT_REST)
 
-    async def restart(self) -> None:
-        """Replace it by a fresh one; returns once that is under way."""
-        await self._ask(self._on_restart)
+    async def restart(self, *, now: bool = False) -> None:
+        """Replace it by a fresh one; returns once that is under way. ``now``: as in stop."""
+        await self._ask(lambda: self._on_restart(now=now))
 
     async def settled(self) -> State:
         """Wait until it is neither starting nor stopping; returns the state."""
@@ -219,11 +220,11 @@ class Backend(ABC):
         """It is wanted."""
 
     @abstractmethod
-    def _on_stop(self, *, hold: bool) -> None:
+    def _on_stop(self, *, hold: bool, now: bool) -> None:
         """It is not wanted."""
 
     @abstractmethod
-    def _on_restart(self) -> None:
+    def _on_restart(self, *, now: bool) -> None:
         """It is to be replaced."""
 
     @abstractmethod

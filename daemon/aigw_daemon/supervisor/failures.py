@@ -27,6 +27,7 @@ class FailureKind(StrEnum):
     START_TIMEOUT = "start_timeout"
     CRASH_LOOP = "crash_loop"
     UNRESPONSIVE = "unresponsive"
+    HUNG = "hung"
     UNKILLABLE = "unkillable"
     EXITED = "exited"
     NO_RESOURCES = "no_resources"

@@ -30,6 +30,10 @@ class Event(StrEnum):
     """A liveness probe has failed."""
     LOST = "lost"
     """Liveness probes keep failing, and nothing else comes from it either (rule A3)."""
+    HUNG = "hung"
+    """Requests wait on it and nothing of it moves."""
+    DRAINED = "drained"
+    """Its requests have finished, or their time is up, or somebody is in a hurry."""
     EXITED = "exited"
     """Its process has ended without being asked to."""
     START_FAILED = "start failed"
@@ -89,8 +93,9 @@ MANAGED: Final[Table] = MappingProxyType(
         _S.READY: {
             _E.START: IGNORE,
             _E.FAILING: _S.DEGRADED,
-            _E.STOP: _S.STOPPING,
-            _E.RESTART: _S.STOPPING,
+            _E.HUNG: _S.STOPPING,
+            _E.STOP: _S.DRAINING,
+            _E.RESTART: _S.DRAINING,
             _E.EXITED: _S.STOPPING,
             _E.BUG: _S.FAILED,
         },
@@ -99,8 +104,17 @@ MANAGED: Final[Table] = MappingProxyType(
             _E.FAILING: IGNORE,
             _E.READY: _S.READY,
             _E.LOST: _S.STOPPING,
-            _E.STOP: _S.STOPPING,
-            _E.RESTART: _S.STOPPING,
+            _E.HUNG: _S.STOPPING,
+            _E.STOP: _S.DRAINING,
+            _E.RESTART: _S.DRAINING,
+            _E.EXITED: _S.STOPPING,
+            _E.BUG: _S.FAILED,
+        },
+        _S.DRAINING: {
+            _E.START: IGNORE,
+            _E.STOP: IGNORE,
+            _E.RESTART: IGNORE,
+            _E.DRAINED: _S.STOPPING,
             _E.EXITED: _S.STOPPING,
             _E.BUG: _S.FAILED,
         },

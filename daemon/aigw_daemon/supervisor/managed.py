@@ -6,18 +6,20 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from aigw_daemon.supervisor import bringup, liveness
+from aigw_daemon.supervisor import bringup, hang, liveness
 from aigw_daemon.supervisor.backend import Address, Backend, BackendReport, Edges, Plan
 from aigw_daemon.supervisor.backoff import History, Limits
 from aigw_daemon.supervisor.bringup import Running, process_section
+from aigw_daemon.supervisor.drain import drained
 from aigw_daemon.supervisor.engines.base import LOOPBACK, Engine, Library
 from aigw_daemon.supervisor.engines.registry import engine
 from aigw_daemon.supervisor.failures import Exit, Failure, FailureKind, Unrunnable, classify
-from aigw_daemon.supervisor.launcher import LaunchError, Stopped
+from aigw_daemon.supervisor.launcher import STOP_GRACE, LaunchError, Stopped
 from aigw_daemon.supervisor.lifecycle import Event, Life
 from aigw_daemon.supervisor.liveness import Liveness
 from aigw_daemon.supervisor.patience import Patience, progress
 from aigw_daemon.supervisor.probe import Reading
+from aigw_daemon.supervisor.progress import LOOKS, Progress
 from aigw_daemon.supervisor.verdict import Ended, judge
 from aigw_daemon.words import SERVING, State
 
@@ -49,6 +51,8 @@ class ManagedBackend(Backend):
         """How the process ended by itself."""
         self._again = False
         """A start or restart was asked for while it is being taken down."""
+        self._hurried = False
+        """It is to be taken down without letting its requests finish."""
         self._history = History()
         self._delay = 0.0
         self._reading = Reading()
@@ -100,22 +104,24 @@ class ManagedBackend(Backend):
             self._history = History()
         self._want(by_operator=by_operator)
         # While it is being stopped, a start queues behind the stop (rule A24).
-        self._again = self._again or self.state is State.STOPPING
+        self._again = self._again or self.state in {State.DRAINING, State.STOPPING}
         # A request that wants it must not get round the wait after a failure (rule A4).
         if by_operator or self.state not in {State.BACKOFF, State.FAILED}:
             self._transition(Event.START)
 
-    def _on_stop(self, *, hold: bool) -> None:
+    def _on_stop(self, *, hold: bool, now: bool) -> None:
         self.wanted = self._again = False
+        self._hurried = self._hurried or now
         changes = {"stopped_by_operator": True} if hold else {}
         self._edges.state.update_backend(self.name, wanted=False, **changes)
         self._transition(Event.STOP)
 
-    def _on_restart(self) -> None:
+    def _on_restart(self, *, now: bool) -> None:
+        self._hurried = self._hurried or now
         self._history = History()
         self._want(by_operator=True)
         # In a state without a process, the start itself is the restart.
-        self._again = self.state in {State.STARTING, State.STOPPING} | SERVING
+        self._again = self.state in {State.STARTING, State.DRAINING, State.STOPPING} | SERVING
         self._transition(Event.RESTART)
 
     def _want(self, *, by_operator: bool) -> None:
@@ -128,11 +134,13 @@ class ManagedBackend(Backend):
     def _entered(self, before: State) -> None:
         match self.state:
             case State.STARTING:
-                self.failure, self._progress, self._again = None, None, False
+                self.failure, self._progress, self._again, self._hurried = None, None, False, False
                 self._begin(self._bring_up)
             case State.READY | State.DEGRADED if before not in SERVING:
                 self._ready_at = self._edges.clock.monotonic()
                 self._begin(self._look_after)
+            case State.DRAINING:
+                self._begin(self._drain)
             case State.STOPPING:
                 self._begin(self._take_down)
             case State.BACKOFF:
@@ -236,11 +244,15 @@ class ManagedBackend(Backend):
 
     async def _look_after(self) -> None:
         edges, kind = self._edges, engine(self.plan.kind, self.name)
-        row = Liveness(heard=edges.traffic(self.name).relayed)
+        row, followed = Liveness(heard=edges.traffic(self.name).relayed), Progress(self.name, edges, kind)
         next_probe = edges.clock.monotonic() + liveness.INTERVAL
         while (process := self._process) is not None:
             await self._note()
-            await edges.clock.sleep(LOOK_SECONDS)
+            limit = process_section(self.plan).hang_timeout
+            if limit is not None and await followed.quiet(process) >= limit:
+                self._post(partial(self._hangs, limit))
+                return
+            await edges.clock.sleep(LOOK_SECONDS if limit is None else min(LOOK_SECONDS, limit / LOOKS))
             if edges.clock.monotonic() < next_probe:
                 continue
             why = await edges.prober.alive(kind, self.plan.section, _url(process), process.key)
@@ -249,6 +261,10 @@ class ManagedBackend(Backend):
             self._post(partial(self._judge, event, why, row.failures))
             if why is None and isinstance(kind, Library):
                 self._post(await self._look_again())
+
+    def _hangs(self, limit: float) -> None:
+        sentence = hang.sentence(self._edges.traffic(self.name).in_flight, limit)
+        self._fail(Event.HUNG, Failure(FailureKind.HUNG, sentence))
 
     def _judge(self, event: Event, why: str | None, failures: int) -> None:
         if event is Event.READY:
@@ -308,6 +324,15 @@ class ManagedBackend(Backend):
 
     # --- ending
 
+    async def _drain(self) -> None:
+        edges = self._edges
+        grace = process_section(self.plan).drain
+        await drained(lambda: edges.traffic(self.name).in_flight, edges.clock, grace, lambda: self._hurried)
+        self._post(self._drained)
+
+    def _drained(self) -> None:
+        self._transition(Event.DRAINED)
+
     async def _take_down(self) -> None:
         stopped = await self._end_process()
         failure = self.failure
@@ -325,7 +350,9 @@ class ManagedBackend(Backend):
             stopped = await bringup.end_recorded(launcher, self.name, record)
         else:
             pids |= {member.pid for member in launcher.members(process.handle)}
-            stopped = await launcher.stop(process.handle, members=record.descendants)
+            # A hung one heeds no SIGTERM, and its requests wait for the end of it.
+            grace = 0.0 if self.failure is not None and self.failure.kind is FailureKind.HUNG else STOP_GRACE
+            stopped = await launcher.stop(process.handle, grace=grace, members=record.descendants)
         # Its end is not the end of its memory on a GPU: that is back when the driver has forgotten the process.
         await edges.gpus.left(pids)
         return stopped

@@ -10,7 +10,7 @@ import httpx
 from aigw_daemon.link.messages import ModelView, Secret
 from aigw_daemon.profile.backends import BackendSection
 from aigw_daemon.profile.sources import is_loopback
-from aigw_daemon.supervisor.engines.base import Engine, Library, LoadedModel
+from aigw_daemon.supervisor.engines.base import Counters, Engine, Library, LoadedModel
 from aigw_daemon.supervisor.engines.listing import entries
 
 TIMEOUT: Final = 5.0
@@ -51,6 +51,9 @@ class Prober(Protocol):
 
     async def alive(self, engine: Engine, section: BackendSection, base: str, key: Secret | None) -> str | None:
         """What is wrong with a running engine; None when nothing is (rule A3)."""
+
+    async def counter(self, counters: Counters, base: str, key: Secret | None) -> float | None:
+        """The sum of an engine's counters of progress; None when it doesn't tell."""
 
     async def listing(self, base: str, key: Secret | None) -> Listing:
         """The models of an OpenAI-compatible URL, asked for without calling one."""
@@ -100,6 +103,14 @@ class HttpProber:
         if answer.status_code == _LOADING:
             return "it is loading its model"
         return None if answer.is_success else f"{path} answers {answer.status_code}"
+
+    async def counter(self, counters: Counters, base: str, key: Secret | None) -> float | None:
+        """See Prober."""
+        answer = await self._get(base + counters.path, key)
+        if isinstance(answer, str) or answer.status_code != _OK:
+            return None
+        found = [value for line in answer.text.splitlines() if (value := _value(line, counters)) is not None]
+        return sum(found) if found else None
 
     async def listing(self, base: str, key: Secret | None) -> Listing:
         """See Prober."""
@@ -157,6 +168,17 @@ def _missing(section: BackendSection, listing: Any) -> str | None:
     served = {entry["id"] for entry in entries(listing)}
     missing = [name for name in section.served_models or () if name not in served]
     return f"it serves {_names(served)}, not {', '.join(missing)}" if missing else None
+
+
+def _value(line: str, counters: Counters) -> float | None:
+    """The number of one line of a Prometheus page, if it is one of these: ``NAME{labels} VALUE``."""
+    name, _, rest = line.partition(" ")
+    if name.partition("{")[0] not in counters.names:
+        return None
+    try:
+        return float(rest.rpartition(" ")[2])
+    except ValueError:
+        return None
 
 
 def _names(served: set[str]) -> str:

@@ -34,6 +34,8 @@ SOFT: Final = frozenset(
         "start_timeout",
         "idle_stop",
         "group",
+        "drain",
+        "hang_timeout",
     }
 )
 """What may change in a profile without the process having to be replaced."""
@@ -119,13 +121,19 @@ class Supervisor:
         """Start these, or all; returns once that is under way. Raises UnknownBackend."""
         await _all(backend.start() for backend in self._named(names))
 
-    async def stop(self, names: Collection[str] = ()) -> None:
-        """Stop these, or all, and keep them stopped until a start; returns when they are. Raises UnknownBackend."""
-        await _all(backend.stop(hold=True) for backend in self._named(names))
+    async def stop(self, names: Collection[str] = (), *, now: bool = False) -> None:
+        """Stop these, or all, and keep them stopped until a start; returns when they are. Raises UnknownBackend.
 
-    async def restart(self, names: Collection[str] = ()) -> None:
-        """Replace these, or all, by fresh ones; returns once that is under way. Raises UnknownBackend."""
-        await _all(backend.restart() for backend in self._named(names))
+        Running requests may finish first, within the profile's ``drain``, unless it has to be ``now``.
+        """
+        await _all(backend.stop(hold=True, now=now) for backend in self._named(names))
+
+    async def restart(self, names: Collection[str] = (), *, now: bool = False) -> None:
+        """Replace these, or all, by fresh ones; returns once that is under way. ``now``: as in stop.
+
+        Raises UnknownBackend.
+        """
+        await _all(backend.restart(now=now) for backend in self._named(names))
 
     async def settled(self, names: Collection[str] = ()) -> dict[str, State]:
         """Wait until none of these, or of all, is starting or stopping. Raises UnknownBackend."""
@@ -143,7 +151,7 @@ class Supervisor:
     async def stop_all(self) -> None:
         """Stop everything at once, whoever started it (rule A22), and end `run`."""
         async with self._turn:
-            await self._drop(list(self._backends))
+            await self._drop(list(self._backends), now=True)  # the gateway, which goes first, has drained
             await self._sweep_strays()
             self._over.set()
 
@@ -193,10 +201,10 @@ class Supervisor:
         always = section.always_on if isinstance(section, ProcessSection) and section.managed else True
         return (start and always) or (record.wanted and record.identity is not None)
 
-    async def _drop(self, names: Sequence[str]) -> None:
+    async def _drop(self, names: Sequence[str], *, now: bool = False) -> None:
         """Stop these and end their tasks."""
         dropped = [self._backends[name] for name in names]
-        await _all(backend.stop() for backend in dropped)
+        await _all(backend.stop(now=now) for backend in dropped)
         for backend in dropped:
             backend.retire()
             del self._backends[backend.name]

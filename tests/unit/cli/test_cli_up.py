@@ -187,7 +187,7 @@ def test_start_and_restart_wait_for_ready(aigw: Aigw, daemon: FakeDaemon, verb: 
     daemon.streams("GET /v1/watch", [starter("ready", since_s=600)])
     ran = aigw(verb, "llamacpp")
     assert ran.out == "llamacpp  ready\n\nllamacpp  ready  since 10m00s\n\n" + READY_SUMMARY
-    assert daemon.asked[0].body == {"backends": ["llamacpp"]}
+    assert daemon.asked[0].body["backends"] == ["llamacpp"]
 
 
 def test_stop_says_what_is_stopped(aigw: Aigw, daemon: FakeDaemon) -> None:
@@ -195,6 +195,18 @@ def test_stop_says_what_is_stopped(aigw: Aigw, daemon: FakeDaemon) -> None:
     ran = aigw("stop", "llamacpp")
     assert (ran.code, ran.out) == (0, "llamacpp  stopped\n")
     assert json.loads(aigw("stop", "--json").out)["backends"][0]["state"] == "stopped"
+    assert [asked.body for asked in daemon.asked] == [
+        {"backends": ["llamacpp"], "now": False},
+        {"backends": [], "now": False},
+    ]
+
+
+@pytest.mark.parametrize("verb", ["stop", "restart"])
+def test_now_does_not_let_requests_finish(aigw: Aigw, daemon: FakeDaemon, verb: str) -> None:
+    daemon.answers(f"POST /v1/backends/{verb}", starter("ready"))
+    daemon.streams("GET /v1/watch", [starter("ready")])
+    assert aigw(verb, "--now").code == 0
+    assert daemon.asked[0].body == {"backends": [], "now": True}
 
 
 def test_down_shows_the_way_down_until_the_daemon_is_gone(aigw: Aigw, daemon: FakeDaemon) -> None:

@@ -103,6 +103,11 @@ def test_a_profile_has_the_promised_defaults() -> None:
             'not "5 minutes"'),
         ),
         (
+            "version: 1\nbackends:\n  a: {engine: ollama, hang_timeout: 0}",
+            ("p.yaml:3:37: backends.a.hang_timeout: must be off, or a duration above 0 such as 30s, 10m, 1h30m or a "
+            "number of seconds, not 0"),
+        ),
+        (
             "version: 1\nbackends:\n  a: {engine: openai, url: ftp://x}",
             ("p.yaml:3:28: backends.a.url: must be an http or https URL such as http://127.0.0.1:11500, "
             'not "ftp://x"'),

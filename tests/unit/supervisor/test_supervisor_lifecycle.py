@@ -7,7 +7,7 @@ import pytest
 
 from aigw_daemon.supervisor import lifecycle
 from aigw_daemon.supervisor.lifecycle import TRANSITIONS, Event, IllegalEvent, Life, after_end, next_state
-from aigw_daemon.words import State
+from aigw_daemon.words import SERVING, State
 
 PAGE = Path(__file__).parents[3] / "docs" / "states.md"
 
@@ -56,9 +56,18 @@ def test_nothing_is_called_ready_before_it_was_starting() -> None:
 
 
 def test_what_ran_is_taken_down_before_anything_else() -> None:
-    for state in (State.STARTING, State.READY, State.DEGRADED):
-        for event in (Event.EXITED, Event.STOP, Event.RESTART):
-            assert next_state(Life.MANAGED, state, event) is State.STOPPING
+    for state in (State.STARTING, State.READY, State.DEGRADED, State.DRAINING):
+        assert next_state(Life.MANAGED, state, Event.EXITED) is State.STOPPING
+    for event in (Event.STOP, Event.RESTART):
+        assert next_state(Life.MANAGED, State.STARTING, event) is State.STOPPING
+
+
+def test_what_serves_drains_before_it_is_stopped_unless_it_hangs() -> None:
+    for state in SERVING:
+        for event in (Event.STOP, Event.RESTART):
+            assert next_state(Life.MANAGED, state, event) is State.DRAINING
+        assert next_state(Life.MANAGED, state, Event.HUNG) is State.STOPPING
+    assert next_state(Life.MANAGED, State.DRAINING, Event.DRAINED) is State.STOPPING
 
 
 @pytest.mark.parametrize(

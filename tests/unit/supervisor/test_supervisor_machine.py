@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from aigw_daemon.home import Home
 from aigw_daemon.supervisor.failures import Exit, FailureKind
 from aigw_daemon.supervisor.process import LaunchError
+from aigw_daemon.supervisor.traffic import Traffic
 from aigw_daemon.words import SERVING, State
 from tests.support.fake_clock import settle
 from tests.support.fake_engines import FakeWorld
@@ -39,10 +40,16 @@ class Life(RuleBasedStateMachine):
     def let(self, seconds: float = 0.0) -> None:
         self.loop.run_until_complete(self.world.clock.advance(seconds) if seconds else settle())
 
-    @rule(verb=st.sampled_from(["start", "stop", "restart"]), at_once=st.integers(1, 4), patient=st.booleans())
-    def ask(self, verb: str, at_once: int, patient: bool) -> None:
+    @rule(
+        verb=st.sampled_from(["start", "stop", "restart"]),
+        at_once=st.integers(1, 4),
+        patient=st.booleans(),
+        now=st.booleans(),
+    )
+    def ask(self, verb: str, at_once: int, patient: bool, now: bool) -> None:
+        how = {} if verb == "start" else {"now": now}
         for _ in range(at_once):
-            self.callers.append(self.loop.create_task(getattr(self.backend, verb)()))
+            self.callers.append(self.loop.create_task(getattr(self.backend, verb)(**how)))
         if patient:
             self.let()
 
@@ -62,6 +69,11 @@ class Life(RuleBasedStateMachine):
     @rule(sick=st.sampled_from([None, "it answers 500"]))
     def fall_sick(self, sick: str | None) -> None:
         self.world.prober.sick = sick
+
+    @rule(in_flight=st.sampled_from([0, 2]), relayed=st.integers(0, 2), work=st.sampled_from([0.0, 30.0]))
+    def carry_requests(self, in_flight: int, relayed: int, work: float) -> None:
+        self.world.traffic = Traffic(in_flight, self.world.traffic.relayed + relayed)
+        self.world.launcher.cpu_seconds += work
 
     @rule(error=st.sampled_from([None, LaunchError("no memory", transient=True), LaunchError("gone", missing=True)]))
     def refuse_starts(self, error: LaunchError | None) -> None:
@@ -92,8 +104,8 @@ class Life(RuleBasedStateMachine):
         assert self.backend.failure is None or self.backend.failure.kind is not FailureKind.INTERNAL
 
     @invariant()
-    def ready_has_a_process_on_record(self) -> None:
-        if self.backend.state in SERVING:
+    def what_serves_or_drains_has_a_process_on_record(self) -> None:
+        if self.backend.state in SERVING | {State.DRAINING}:
             assert self.backend.report().pid is not None
             assert self.world.state.backend("a").identity is not None
 

@@ -199,8 +199,8 @@ async def test_start_while_stopping_queues_behind_the_stop(world: FakeWorld) -> 
         await settle()
         first = world.launcher.running()[0]
         async with asyncio.TaskGroup() as tasks:
-            stopping = tasks.create_task(backend.stop())
-            await settle()
+            stopping = tasks.create_task(backend.stop(now=True))
+            await world.clock.advance(0.1)
             assert backend.report().state is State.STOPPING
             await backend.start()
             assert first.running
@@ -218,7 +218,9 @@ async def test_what_survives_sigkill_is_never_called_stopped(world: FakeWorld) -
         await backend.start()
         await settle()
         pid = backend.report().pid
-        await backend.stop()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(backend.stop())
+            await world.clock.advance(1)
         assert backend.report().state is State.FAILED
         assert backend.failure is not None
         assert backend.failure.kind is FailureKind.UNKILLABLE

@@ -68,6 +68,14 @@ class Launch:
         return tuple(word for word, flag in zip(argv, before, strict=False) if flag not in self.varying)
 
 
+@dataclass(frozen=True)
+class Counters:
+    """Where an engine says how much it has done: numbers of its Prometheus page that only grow while it works."""
+
+    path: str
+    names: frozenset[str]
+
+
 class Engine(Protocol):
     """A kind of engine that aigw runs."""
 
@@ -83,6 +91,8 @@ class Engine(Protocol):
     """Seconds without a new byte in the log and without work, after which a start is given up; None: no such limit."""
     has_key: bool
     """Whether it asks for ``api_key``."""
+    counters: Counters | None
+    """By which a hung one shows; None where it has none: then the CPU time of its tree has to do."""
 
     @property
     def signs(self) -> Sequence[Sign]:

@@ -7,7 +7,7 @@ from typing import Any
 from aigw_daemon.link.messages import ModelView
 from aigw_daemon.profile.backends import BackendSection, CommandBackend
 from aigw_daemon.profile.commands import filled_in
-from aigw_daemon.supervisor.engines.base import LOOPBACK, Launch, LaunchContext
+from aigw_daemon.supervisor.engines.base import LOOPBACK, Counters, Launch, LaunchContext
 from aigw_daemon.supervisor.engines.launching import own_environment, program
 from aigw_daemon.supervisor.engines.listing import entries, model_view
 from aigw_daemon.supervisor.failures import FailureKind, sign
@@ -28,6 +28,7 @@ class CommandEngine:
     stages: tuple[Stage, ...] = ()
     has_key = False
     """Servers differ in how they take a key, and a key has no place among arguments (rule S12)."""
+    counters: Counters | None = None
     signs = (
         sign(
             r"out of memory|OutOfMemoryError|bad_alloc|Cannot allocate memory",

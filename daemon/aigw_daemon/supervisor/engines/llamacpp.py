@@ -11,7 +11,7 @@ from typing import Any, Final
 from aigw_daemon.link.messages import ModelView
 from aigw_daemon.models.resolve import Missing
 from aigw_daemon.profile.backends import BackendSection, LlamacppBackend
-from aigw_daemon.supervisor.engines.base import LOOPBACK, Launch, LaunchContext
+from aigw_daemon.supervisor.engines.base import LOOPBACK, Counters, Launch, LaunchContext
 from aigw_daemon.supervisor.engines.launching import own_environment, program
 from aigw_daemon.supervisor.engines.listing import entries, model_view, positive
 from aigw_daemon.supervisor.failures import FailureKind, sign, unrunnable
@@ -37,6 +37,9 @@ class LlamacppEngine:
     stall_timeout: float | None = None
     stages: tuple[Stage, ...] = ()
     has_key = True
+    counters: Counters | None = Counters(
+        "/metrics", frozenset({"llamacpp:n_decode_total", "llamacpp:prompt_tokens_total"})
+    )
     signs = (
         # Memory first: it also ends in "failed to load model".
         sign(

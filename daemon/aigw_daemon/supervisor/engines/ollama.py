@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from aigw_daemon.link.messages import ModelView
 from aigw_daemon.profile.backends import BackendSection, OllamaBackend
-from aigw_daemon.supervisor.engines.base import LOOPBACK, Launch, LaunchContext, LoadedModel
+from aigw_daemon.supervisor.engines.base import LOOPBACK, Counters, Launch, LaunchContext, LoadedModel
 from aigw_daemon.supervisor.engines.launching import own_environment, program
 from aigw_daemon.supervisor.engines.listing import positive
 from aigw_daemon.supervisor.failures import FailureKind, sign, unrunnable
@@ -43,6 +43,7 @@ class OllamaEngine:
     stall_timeout: float | None = None
     stages = ()
     has_key = False
+    counters: Counters | None = None
     signs = (
         sign(
             r"listen tcp \S*?:(\d+): bind: address already in use",

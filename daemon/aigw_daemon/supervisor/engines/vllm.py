@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from aigw_daemon.link.messages import ModelView
 from aigw_daemon.profile.backends import BackendSection, VllmBackend
-from aigw_daemon.supervisor.engines.base import LOOPBACK, Launch, LaunchContext
+from aigw_daemon.supervisor.engines.base import LOOPBACK, Counters, Launch, LaunchContext
 from aigw_daemon.supervisor.engines.launching import own_environment, program
 from aigw_daemon.supervisor.engines.listing import entries, model_view, positive
 from aigw_daemon.supervisor.failures import FailureKind, sign, unrunnable
@@ -45,6 +45,9 @@ class VllmEngine:
     """Weights may have to be downloaded, and compiling has been seen to take more than half an hour."""
     stall_timeout: float | None = 300.0
     has_key = True
+    counters: Counters | None = Counters(
+        "/metrics", frozenset({"vllm:prompt_tokens_total", "vllm:generation_tokens_total"})
+    )
     stages = (
         stage(r"Loading (?:safetensors|pt|bin)? ?checkpoint shards:\s+(\d+)%", "loading the weights: {0} %"),
         stage(r"Loading weights took ([\d.]+) seconds", "the weights are loaded, after {0} s"),
