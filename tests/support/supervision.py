@@ -15,10 +15,13 @@ from aigw_daemon.profile.model import Profile
 from aigw_daemon.state_file import StateFile
 from aigw_daemon.supervisor import proctable
 from aigw_daemon.supervisor.backend import BackendReport
+from aigw_daemon.supervisor.gpu import Gpu
+from aigw_daemon.supervisor.gpu_turns import GpuTurns
 from aigw_daemon.supervisor.process import LocalLauncher
 from aigw_daemon.supervisor.supervisor import Supervisor
 from aigw_daemon.supervisor.traffic import Traffic
 from aigw_daemon.words import State
+from tests.support.recorded_gpus import RecordedGpus
 from tests.support.wait import eventually
 
 
@@ -37,13 +40,18 @@ def fresh_home() -> Iterator[Home]:
 class Supervised:
     """A running supervisor and what it is made of."""
 
-    def __init__(self, home: Home, *, log_cap: int = 1024 * 1024) -> None:
+    def __init__(self, home: Home, *, log_cap: int = 1024 * 1024, gpus: list[Gpu] | None = None) -> None:
         self.home = home
         self.state = StateFile(home)
         self.traffic = Traffic()
         self.launcher = LocalLauncher(self.state.document.instance, log_cap=log_cap)
         self.supervisor = Supervisor(
-            home, self.state, launcher=self.launcher, traffic=lambda _: self.traffic, on_change=lambda: None
+            home,
+            self.state,
+            launcher=self.launcher,
+            traffic=lambda _: self.traffic,
+            on_change=lambda: None,
+            gpus=GpuTurns(RecordedGpus(gpus)),
         )
 
     def report(self, name: str) -> BackendReport:
@@ -69,9 +77,14 @@ class Supervised:
 
 
 @asynccontextmanager
-async def supervised(home: Home, *, stop: bool = True, log_cap: int = 1024 * 1024) -> AsyncIterator[Supervised]:
-    """Run a supervisor; at the end it stops everything, or leaves it running as a killed daemon would."""
-    made = Supervised(home, log_cap=log_cap)
+async def supervised(
+    home: Home, *, stop: bool = True, log_cap: int = 1024 * 1024, gpus: list[Gpu] | None = None
+) -> AsyncIterator[Supervised]:
+    """Run a supervisor; at the end it stops everything, or leaves it running as a killed daemon would.
+
+    ``gpus``: what this machine shall seem to have; None: no NVML.
+    """
+    made = Supervised(home, log_cap=log_cap, gpus=gpus)
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(made.supervisor.run())
         try:

@@ -52,8 +52,8 @@ class GpuTurns:
             await freed.wait()
 
     def hold(self, name: str, uuids: Iterable[str]) -> None:
-        """Let nobody start on these until `release`; a stop never waits for its turn."""
-        self._held[name] = frozenset(uuids)
+        """Let nobody start on these, nor on what is held already, until `release`; a stop never waits for its turn."""
+        self._held[name] = self._held.get(name, frozenset()) | frozenset(uuids)
 
     def release(self, name: str) -> None:
         """The backend is ready, or gone from its GPUs."""

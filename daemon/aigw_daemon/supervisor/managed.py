@@ -140,8 +140,10 @@ class ManagedBackend(Backend):
                 self._ready_at = self._edges.clock.monotonic()
                 self._begin(self._look_after)
             case State.DRAINING:
+                self._occupy_gpus()
                 self._begin(self._drain)
             case State.STOPPING:
+                self._occupy_gpus()
                 self._begin(self._take_down)
             case State.BACKOFF:
                 self._begin(self._wait_out)
@@ -150,7 +152,12 @@ class ManagedBackend(Backend):
             case State.STOPPED:
                 self._end_effect()
 
+    def _occupy_gpus(self) -> None:
+        """Nobody is to start where this one is about to leave: what it still holds would be missing there."""
+        self._edges.gpus.hold(self.name, (seat.uuid for seat in self._edges.state.backend(self.name).gpus))
+
     def _on_bug(self) -> None:
+        self._occupy_gpus()
         self._begin(self._clear_up)
 
     # --- starting
@@ -344,7 +351,6 @@ class ManagedBackend(Backend):
     async def _end_process(self) -> Stopped:
         edges, process = self._edges, self._process
         launcher, record = edges.launcher, edges.state.backend(self.name)
-        edges.gpus.hold(self.name, (seat.uuid for seat in record.gpus))
         pids = bringup.recorded_pids(record)
         if process is None:
             stopped = await bringup.end_recorded(launcher, self.name, record)

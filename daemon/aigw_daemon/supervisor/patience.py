@@ -55,7 +55,7 @@ class Patience:
             # A child has ended and takes its share along.
             self.cpu_seconds = cpu_seconds
         if now - self.began > self.limit:
-            return f"it was not ready within {self.limit:.0f} s"
+            return f"it was not ready within {self.limit:g} s"
         if self.stall is not None and now - self.moved > self.stall:
-            return f"it stalled: for {self.stall:.0f} s it neither wrote to its log nor used the CPU"
+            return f"it stalled: for {self.stall:g} s it neither wrote to its log nor used the CPU"
         return None

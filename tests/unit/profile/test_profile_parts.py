@@ -190,13 +190,13 @@ def test_a_path_finds_its_file(home: Home, tmp_path: Path, monkeypatch: pytest.M
 def test_an_unknown_profile_is_told_with_those_that_there_are(home: Home, name: str) -> None:
     with pytest.raises(ProfileError) as caught:
         find(name, home)
-    assert "(choices: starter, workstation)" in str(caught.value)
+    assert "(choices: gpu, starter, workstation)" in str(caught.value)
 
 
 def test_the_listing_shows_descriptions_and_problems(home: Home) -> None:
     (home.profiles / "broken.yaml").write_text("version: 7")
     found = {name: (path, told) for name, path, told in listing(home)}
-    assert list(found) == ["broken", "starter", "workstation"]
+    assert list(found) == ["broken", "gpu", "starter", "workstation"]
     assert str(found["starter"][1]).startswith("One small chat model")
     problems = found["broken"][1]
     assert not isinstance(problems, str)

@@ -59,6 +59,35 @@ async def test_start_that_takes_too_long_is_ended_and_told(world: FakeWorld) -> 
         assert backend.failure.sentence == "it was not ready within 600 s: it is loading its model"
 
 
+async def test_start_that_does_nothing_for_five_minutes_has_stalled(home: Home) -> None:
+    world = FakeWorld(home, backend="{engine: command, command: [sh, -c, sleep 1d]}")
+    world.prober.up = False
+    backend = world.managed()
+    async with running(world, backend):
+        await backend.start()
+        await world.clock.advance(298)
+        assert backend.report().state is State.STARTING
+        while backend.state is State.STARTING:
+            await world.clock.advance(0.1)
+        assert world.clock.now < 1000 + 303
+        assert backend.failure is not None
+        assert backend.failure.kind is FailureKind.START_TIMEOUT
+        assert backend.failure.sentence.startswith("it stalled: for 300 s it neither wrote to its log nor used the CPU")
+
+
+async def test_profile_may_say_how_long_a_start_takes(home: Home) -> None:
+    world = FakeWorld(home, backend="{engine: command, command: [sh, -c, sleep 1d], start_timeout: 20s}")
+    world.prober.up = False
+    backend = world.managed()
+    async with running(world, backend):
+        await backend.start()
+        while backend.state is State.STARTING:
+            await world.clock.advance(0.1)
+        assert world.clock.now < 1000 + 22
+        assert backend.failure is not None
+        assert backend.failure.sentence == "it was not ready within 20 s: it is loading its model"
+
+
 async def test_engine_that_answers_no_more_is_degraded_then_replaced(world: FakeWorld) -> None:
     backend = world.managed()
     async with running(world, backend):

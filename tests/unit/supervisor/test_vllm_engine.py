@@ -6,12 +6,17 @@ from pathlib import Path
 import pytest
 
 from aigw_daemon.home import Home
+from aigw_daemon.link.messages import Secret
+from aigw_daemon.models.resolve import resolve
 from aigw_daemon.profile.backends import VllmBackend
+from aigw_daemon.profile.load import load
+from aigw_daemon.supervisor.engines.base import LaunchContext
 from aigw_daemon.supervisor.engines.vllm import CONTEXT_BYTES, VllmEngine, fraction
 from aigw_daemon.supervisor.failures import FailureKind, Unrunnable
-from aigw_daemon.supervisor.gpu import Gpu
+from aigw_daemon.supervisor.gpu import Gpu, place
 from aigw_daemon.supervisor.patience import progress
 from aigw_daemon.words import EngineKind
+from tests.support.engines import CHECKOUT
 from tests.support.launching import KEY, PORT, Builder, explained, install, value
 from tests.support.recorded_gpus import GIB, gpu
 from tests.support.supervision import fresh_home
@@ -317,3 +322,16 @@ def test_failure_is_read_off_the_log(log: str, kind: FailureKind, sentence: str)
     assert failure.kind is kind
     assert sentence in failure.sentence
     assert failure.lines
+
+
+def test_shipped_profile_runs_two_models_each_on_a_gpu_of_its_own(home: Home, vllm: Path) -> None:
+    shipped = load(CHECKOUT / "profiles/gpu.yaml")
+    environ = {"PATH": str(vllm.parent)}
+    seen = set()
+    for name, section in shipped.backends.items():
+        assert isinstance(section, VllmBackend)
+        placement = place(section.gpus, TWO)
+        context = LaunchContext(name, section, shipped, home, PORT, Secret(KEY), environ, resolve, placement)
+        assert value(VllmEngine().launch(context), "--gpu-memory-utilization") == "0.9"
+        seen.add(placement.env["CUDA_VISIBLE_DEVICES"])
+    assert seen == {gpu.uuid for gpu in TWO}

@@ -1,0 +1,118 @@
+"""The real vLLM on the CPU beside llama.cpp under one daemon: answers, deaths of daemon and leader, a freeze.
+
+A start takes a minute of both cores, so the tests share one aigw and go in the order in which they stand here; each
+begins and, but for the last, ends with both backends ready.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+
+import httpx
+import psutil
+import pytest
+
+from tests.support.aigw import MODEL, Aigw, alive, llamacpp_section, profile_text
+from tests.support.vllm import CONTEXT, READY_SECONDS, SERVED, vllm_section
+from tests.support.wait import eventually_now
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2 * READY_SECONDS)]
+
+GONE_SECONDS = 10.0
+"""For what a killed leader leaves behind (fault 1)."""
+STOP_SECONDS = 30.0
+"""For a frozen engine: the grace of a stop, and what comes after it (fault 5)."""
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aigw]:
+    whole = Aigw(tmp_path_factory.mktemp("vllm"))
+    text = profile_text(whole.port, backends=llamacpp_section() + vllm_section())
+    try:
+        whole.run("up", "--profile", str(whole.write_profile(text)), seconds=READY_SECONDS)
+        yield whole
+    finally:
+        whole.end()
+
+
+def ask(whole: Aigw, model: str) -> str:
+    """One answer of a backend; the text may be anything, the count of its tokens may not."""
+    with whole.openai() as client:
+        messages = [{"role": "user", "content": "Hello?"}]
+        answer = client.chat.completions.with_raw_response.create(model=model, messages=messages, max_tokens=4)  # type: ignore[arg-type]  # plain dicts are what users write
+    usage = answer.parse().usage
+    assert usage is not None
+    assert usage.completion_tokens == 4
+    return str(answer.headers["x-aigw-backend"])
+
+
+def test_both_engines_answer_through_one_port(both: Aigw) -> None:
+    assert ask(both, SERVED) == "vllm"
+    assert ask(both, MODEL) == "llamacpp"
+    shown = both.backend("vllm")
+    assert (shown["state"], shown["engine"], shown["gpus"], shown["restarts"]) == ("ready", "vllm", [], 0)
+    assert shown["models"] == [SERVED]
+    assert httpx.get(f"{both.url}/v1/models/{SERVED}", timeout=10).json()["context_length"] == CONTEXT
+    assert shown["memory_bytes"] > 100_000_000
+
+
+def test_engine_asks_for_the_key_and_listens_on_the_loopback_only(both: Aigw) -> None:
+    shown = both.backend("vllm")
+    refused = httpx.get(f"{shown['address']}/v1/models", timeout=10)
+    assert refused.status_code == 401
+    addresses = {
+        connection.laddr.ip
+        for connection in psutil.Process(shown["pid"]).net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN and f":{connection.laddr.port}" in shown["address"]
+    }
+    assert addresses == {"127.0.0.1"}
+
+
+def test_killed_daemon_leaves_it_serving_and_the_next_one_adopts_it(both: Aigw) -> None:
+    before = both.backend("vllm")
+    tree = {process.pid for process in both.processes("vllm")}
+    both.kill_daemon()
+    assert ask(both, SERVED) == "vllm"
+    both.run("up")
+    after = both.backend("vllm")
+    assert (after["pid"], after["state"], after["restarts"]) == (before["pid"], "ready", 0)
+    assert {process.pid for process in both.processes("vllm")} == tree
+    assert ask(both, SERVED) == "vllm"
+
+
+def test_killed_leader_leaves_nothing_and_is_started_again_once(both: Aigw) -> None:
+    before = both.backend("vllm")
+    leader = psutil.Process(before["pid"])
+    family = {process.pid for process in leader.children(recursive=True)}
+    # Its engine and its worker at the least: the processes that would hold a GPU's memory for good.
+    assert len(family) >= 2
+    started = time.monotonic()
+    leader.kill()
+    eventually_now(lambda: not any(map(alive, family)), seconds=GONE_SECONDS, what="the end of what the leader left")
+    assert time.monotonic() - started < GONE_SECONDS
+    assert ask(both, MODEL) == "llamacpp"
+
+    def ready_again() -> bool:
+        shown = both.backend("vllm")
+        return bool(shown["state"] == "ready" and shown["pid"] != before["pid"])
+
+    eventually_now(ready_again, seconds=READY_SECONDS, what="another vLLM")
+    assert both.backend("vllm")["restarts"] == before["restarts"] + 1
+    leaders = [process for process in both.processes("vllm") if os.getsid(process.pid) == process.pid]
+    assert [process.pid for process in leaders] == [both.backend("vllm")["pid"]]
+    assert ask(both, SERVED) == "vllm"
+
+
+def test_frozen_engine_is_stopped_all_the_same(both: Aigw) -> None:
+    leader = psutil.Process(both.backend("vllm")["pid"])
+    tree = [leader, *leader.children(recursive=True)]
+    for process in tree:
+        process.send_signal(signal.SIGSTOP)
+    started = time.monotonic()
+    both.run("stop", "vllm")
+    assert time.monotonic() - started < STOP_SECONDS
+    assert both.backend("vllm")["state"] == "stopped"
+    assert not both.processes("vllm")
+    assert not any(alive(process.pid) for process in tree)
+    assert ask(both, MODEL) == "llamacpp"
