@@ -17,6 +17,7 @@ from aigw_cli.commands.stop import stop
 from aigw_cli.commands.tail import tail
 from aigw_cli.commands.up import up
 from aigw_cli.commands.version import print_version
+from aigw_cli.commands.why import why
 
 app = typer.Typer(
     name="aigw",
@@ -37,7 +38,7 @@ def aigw(version: Version = False) -> None:
     """Runs local LLM engines, and serves them all behind one OpenAI-compatible endpoint."""
 
 
-for command in (up, down, status, health, start, stop, restart, logs, tail, pull):
+for command in (up, down, status, health, start, stop, restart, why, logs, tail, pull):
     app.command()(command)
 app.command("test-routing")(route)
 app.add_typer(profile.app, name="profile")

@@ -105,6 +105,10 @@ async def test_stalled_engine_with_a_fine_health_is_replaced(aigw: Aigw, client:
     assert answer.headers["x-aigw-attempts"] == "2"
     assert says(aigw, "hung: 1 request in flight and no progress for 1 s")
     await eventually(lambda: aigw.log("aigwd").count("starting -> ready") == 3, what="the fresh engine")
+    told = await asyncio.to_thread(aigw.json, "why", "first")
+    assert (told["well"], told["failure"]) == (True, "hung")
+    assert "was restarted once, the last time" in told["sentence"]
+    assert told["sentence"].endswith("hung: 1 request in flight and no progress for 1 s")
 
 
 async def test_long_prefill_is_not_taken_for_a_hung_engine(aigw: Aigw, client: httpx.AsyncClient) -> None:

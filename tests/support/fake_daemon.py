@@ -28,6 +28,7 @@ PATHS = frozenset(
         ("GET", "/v1/watch"),
         ("GET", "/v1/health"),
         ("GET", "/v1/logs/{name}"),
+        ("GET", "/v1/why/{name}"),
         ("GET", "/v1/tail"),
         ("GET", "/v1/profiles"),
         ("POST", "/v1/route"),

@@ -60,6 +60,7 @@ class FakeLauncher:
     stop_seconds: float = 0.0
     unkillable: bool = False
     cpu_seconds: float = 1.0
+    oom_killed: int = 0
     log: list[str] = field(default_factory=list)
     most_at_once: int = 0
 
@@ -125,6 +126,9 @@ class FakeLauncher:
 
     def free_port(self, avoid: Collection[int] = ()) -> int:
         return 40_000
+
+    def oom_kills(self) -> int:
+        return self.oom_killed
 
     async def strays(self) -> set[str]:
         return set()

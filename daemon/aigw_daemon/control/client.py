@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Self
+from urllib.parse import quote
 
 import httpx
 from pydantic import TypeAdapter
@@ -22,6 +23,7 @@ from aigw_daemon.control.schema import (
     RouteRequest,
     Status,
     UpRequest,
+    Why,
 )
 from aigw_daemon.home import Home
 
@@ -103,6 +105,10 @@ class ControlClient:
     def log(self, backend: str, *, lines: int = 200, follow: bool = False) -> Iterator[str]:
         """The last lines of a backend's log (``gateway`` and ``daemon`` have logs too), then what follows."""
         yield from self._lines("GET", f"/logs/{backend}", params={"lines": lines, "follow": follow})
+
+    def why(self, backend: str) -> Why:
+        """Why a backend is where it is, and what to do about it."""
+        return Why.model_validate(self._ask("GET", f"/why/{quote(backend, safe='')}"))
 
     def tail(self) -> Iterator[dict[str, Any]]:
         """Requests as they happen: ``{"event": "started"|"finished", …fields of the record}``."""

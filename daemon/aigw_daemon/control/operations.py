@@ -35,9 +35,11 @@ from aigw_daemon.control.schema import (
     RouteRequest,
     Status,
     UpRequest,
+    Why,
 )
 from aigw_daemon.control.snapshots import snapshot
 from aigw_daemon.control.takeup import TakeUp
+from aigw_daemon.control.why import explain
 from aigw_daemon.gatekeeper.gatekeeper import Gatekeeper
 from aigw_daemon.gatekeeper.listeners import AddressUnusable, PortTaken
 from aigw_daemon.gatekeeper.worker import NAME as GATEWAY
@@ -125,6 +127,15 @@ class Operations:
         """The same facts as the gateway's ``/health``."""
         self._serving_profile()
         return health_report(self._last)
+
+    def why(self, name: str) -> Why:
+        """Why a backend is where it is."""
+        self._serving_profile()
+        reports = {report.name: report for report in self._parts.supervisor.reports()}
+        if name not in reports:
+            raise choice.unknown_backend(name, list(reports))
+        held = self._parts.state.backend(name).stopped_by_operator
+        return explain(reports[name], self._parts.gatekeeper.in_flight().get(name, 0), held=held, now=time.time())
 
     def route(self, request: RouteRequest) -> RouteAnswer:
         """The router's own decision over what the worker routes on."""

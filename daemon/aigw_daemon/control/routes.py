@@ -66,6 +66,9 @@ def _looking(operations: Operations) -> list[Route]:
         text = operations.log(request.path_params["name"], lines, follow=follow)
         return StreamingResponse(text, media_type="text/plain; charset=utf-8")
 
+    async def why(request: Request) -> Response:
+        return _json(operations.why(request.path_params["name"]))
+
     async def tail(_: Request) -> Response:
         return StreamingResponse(
             (json.dumps(event) + "\n" async for event in operations.tail()), media_type="application/x-ndjson"
@@ -82,6 +85,7 @@ def _looking(operations: Operations) -> list[Route]:
         Route("/v1/watch", watch),
         Route("/v1/health", health),
         Route("/v1/logs/{name}", logs),
+        Route("/v1/why/{name}", why),
         Route("/v1/tail", tail),
         Route("/v1/profiles", profiles),
         Route("/v1/route", route, methods=["POST"]),

@@ -166,6 +166,20 @@ class HealthReport(Message):
     reasons: list[str] = []
 
 
+class Why(Message):
+    """Why a backend is where it is: one sentence, the log lines that show it, the next step."""
+
+    name: str
+    state: StateWord
+    well: bool
+    """Whether there is nothing to do about it."""
+    sentence: str
+    failure: str | None = None
+    """The class of what is wrong with it, or of what was wrong last; None when nothing ever was."""
+    lines: list[str] = []
+    next: str | None = None
+
+
 class Problem(Message):
     """The error envelope of the control API: what went wrong and what to do."""
 

@@ -85,6 +85,15 @@ class Address:
 
 
 @dataclass(frozen=True)
+class Past:
+    """What ended it the last time."""
+
+    failure: Failure
+    at: float
+    """Seconds since the epoch."""
+
+
+@dataclass(frozen=True)
 class BackendReport:
     """All that is known of a backend, for the operator and for the gateway."""
 
@@ -117,6 +126,8 @@ class BackendReport:
     """While starting: how far it is, or the last line of its log."""
     log_tail: tuple[str, ...] = ()
     """After a failure: the lines that show it."""
+    past: Past | None = None
+    """Its last failure, whatever became of it since, as far as this daemon has seen it."""
     stale: bool = False
     """It runs with other arguments than the profile now asks for."""
 

@@ -28,6 +28,7 @@ class FailureKind(StrEnum):
     CRASH_LOOP = "crash_loop"
     UNRESPONSIVE = "unresponsive"
     HUNG = "hung"
+    OOM_KILLED = "oom_killed"
     UNKILLABLE = "unkillable"
     EXITED = "exited"
     NO_RESOURCES = "no_resources"
@@ -102,6 +103,13 @@ def classify(signs: Sequence[Sign], lines: Sequence[str], exit_text: str, *, sho
                 evidence = tuple(lines[number : number + shown])
                 return Failure(candidate.kind, candidate.sentence.format(*match.groups()), evidence)
     return Failure(FailureKind.EXITED, f"the engine {exit_text}", last)
+
+
+OOM_KILLED = (
+    "the kernel ran out of memory and killed it (SIGKILL): give it a smaller context, fewer parallel requests or a "
+    "smaller model, or free memory"
+)
+"""What is said when the kernel's out-of-memory killer struck."""
 
 
 @dataclass(frozen=True)

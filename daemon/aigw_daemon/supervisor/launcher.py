@@ -123,6 +123,9 @@ class Launcher(Protocol):
     def free_port(self, avoid: Collection[int] = ()) -> int:
         """A loopback port that nobody listens on. Raises OSError when there is none."""
 
+    def oom_kills(self) -> int:
+        """How many processes the kernel's out-of-memory killer has killed since the boot; 0 where it doesn't say."""
+
     async def strays(self) -> set[str]:
         """The names that processes with our cookie carry and that no running leader accounts for."""
 

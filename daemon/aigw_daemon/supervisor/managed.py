@@ -2,18 +2,19 @@
 
 import asyncio
 import logging
+import signal
 from collections.abc import Callable
 from functools import partial
 from typing import Final
 
 from aigw_daemon.supervisor import bringup, hang, liveness
-from aigw_daemon.supervisor.backend import Address, Backend, BackendReport, Edges, Plan
+from aigw_daemon.supervisor.backend import Address, Backend, BackendReport, Edges, Past, Plan
 from aigw_daemon.supervisor.backoff import History, Limits
 from aigw_daemon.supervisor.bringup import Running, process_section
 from aigw_daemon.supervisor.drain import drained
 from aigw_daemon.supervisor.engines.base import LOOPBACK, Engine, Library
 from aigw_daemon.supervisor.engines.registry import engine
-from aigw_daemon.supervisor.failures import Exit, Failure, FailureKind, Unrunnable, classify
+from aigw_daemon.supervisor.failures import OOM_KILLED, Exit, Failure, FailureKind, Unrunnable, classify
 from aigw_daemon.supervisor.launcher import STOP_GRACE, LaunchError, Stopped
 from aigw_daemon.supervisor.lifecycle import Event, Life
 from aigw_daemon.supervisor.liveness import Liveness
@@ -49,6 +50,9 @@ class ManagedBackend(Backend):
         self._watcher: asyncio.Task[None] | None = None
         self._exit: Exit | None = None
         """How the process ended by itself."""
+        self._oom_kills = 0
+        """The kernel's count when the process was last looked at."""
+        self._past: Past | None = None
         self._again = False
         """A start or restart was asked for while it is being taken down."""
         self._hurried = False
@@ -87,6 +91,7 @@ class ManagedBackend(Backend):
             failure=self.failure.kind if self.failure is not None else None,
             progress=self._progress if self.state is State.STARTING else None,
             log_tail=self.failure.lines if self.failure is not None else (),
+            past=self._past,
             stale=process is not None and process.stale,
         )
 
@@ -216,6 +221,7 @@ class ManagedBackend(Backend):
         edges, process, record = self._edges, self._process, self._edges.state.backend(self.name)
         if process is None:
             return
+        self._oom_kills = edges.launcher.oom_kills()
         members = edges.launcher.members(process.handle)
         if members != record.descendants:
             edges.state.update_backend(self.name, descendants=members)
@@ -302,6 +308,7 @@ class ManagedBackend(Backend):
             raise RuntimeError(f"the backend {self.name} is not running")
         if process is not self._process:
             self._process, self._exit = process, None
+            self._oom_kills = self._edges.launcher.oom_kills()
             self._watcher = self._tasks.create_task(self._watch(process), name=f"{self.name}: watch")
             self._edges.on_change()
 
@@ -366,6 +373,9 @@ class ManagedBackend(Backend):
     def _explain(self, failure: Failure | None, lines: list[str]) -> Failure:
         if failure is not None:
             return Failure(failure.kind, failure.sentence, failure.lines or tuple(lines[-SHOWN_LINES:]))
+        killed = self._exit is not None and self._exit.signal == signal.SIGKILL
+        if killed and self._edges.launcher.oom_kills() > self._oom_kills:
+            return Failure(FailureKind.OOM_KILLED, OOM_KILLED, tuple(lines[-SHOWN_LINES:]))
         # What was said on the way to ready says nothing about an end long after it.
         signs = engine(self.plan.kind, self.name).signs if self._ready_at is None else ()
         return classify(signs, lines, str(self._exit), shown=SHOWN_LINES)
@@ -382,6 +392,8 @@ class ManagedBackend(Backend):
 
     def _settle(self, failure: Failure | None) -> None:
         """Go on from where nothing of it runs."""
+        if failure is not None:
+            self._past = Past(failure, self._edges.clock.time())
         now, restart = self._edges.clock.monotonic(), self.plan.profile.restart
         ended = Ended(failure, self.wanted, self._again, now - self._ready_at if self._ready_at is not None else None)
         limits = Limits(restart.crash_exits, restart.crash_window, restart.failed_starts, restart.retry_after)

@@ -152,6 +152,10 @@ class LocalLauncher:
             cpu_seconds=sum(entry.cpu_ticks for entry in found) / proctable.TICKS,
         )
 
+    def oom_kills(self) -> int:
+        """See Launcher."""
+        return proctable.oom_kills()
+
     async def tail(self, path: Path, lines: int, since: int = 0) -> list[str]:
         """See Launcher."""
         return await asyncio.to_thread(logs.tail, path, lines, since)

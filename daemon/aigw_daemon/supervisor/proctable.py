@@ -77,6 +77,16 @@ def cookie(pid: int) -> Cookie | None:
     return Cookie(instance.decode(errors="replace"), found.get(BACKEND.encode(), b"").decode(errors="replace"))
 
 
+def oom_kills() -> int:
+    """How many processes the out-of-memory killer has killed since the boot; 0 where the kernel doesn't say."""
+    with suppress(OSError):
+        for line in Path("/proc/vmstat").read_text().splitlines():
+            name, _, count = line.partition(" ")
+            if name == "oom_kill":
+                return int(count)
+    return 0
+
+
 def argv(pid: int) -> tuple[str, ...]:
     """Its arguments as they are now; empty when there is no such process, or it has erased them."""
     with suppress(OSError):

@@ -302,3 +302,22 @@ async def test_url_is_degraded_at_the_first_failure_and_unreachable_at_the_third
         world.prober.why = None
         await world.clock.advance(30)
         assert backend.report().state is State.READY
+
+
+@pytest.mark.parametrize(("number", "killed", "kind"), [(9, 1, "oom_killed"), (9, 0, "exited"), (11, 1, "exited")])
+async def test_sigkill_is_the_oom_killers_when_the_kernel_has_counted_one_more(
+    world: FakeWorld, number: int, killed: int, kind: str
+) -> None:
+    backend = world.managed()
+    async with running(world, backend):
+        await backend.start()
+        await settle()
+        world.launcher.oom_killed += killed
+        world.launcher.running()[0].end(Exit(signal=number))
+        await settle()
+        assert backend.report().failure == kind
+        await world.clock.advance(5)
+        report = backend.report()
+        assert (report.state, report.failure) == (State.READY, None)
+        assert report.past is not None
+        assert report.past.failure.kind == kind
