@@ -31,7 +31,8 @@ def pull(client: ControlClient, screen: Screen, request: PullRequest, *, event: 
     try:
         last = _shown(client.pull(request), screen, event)
     except KeyboardInterrupt:
-        hint = f"'aigw pull {clean(request.model)}' goes on where it stopped"
+        through = f" --backend {clean(request.backend)}" if request.backend else ""
+        hint = f"'aigw pull {clean(request.model)}{through}' goes on where it stopped"
         raise Interrupted("interrupted: the pull is cancelled", hint=hint) from None
     if last is None or last.phase not in {"done", "failed"}:
         raise CommandError(f"the pull of {clean(request.model)} broke off", hint="'aigw logs daemon' may say why")

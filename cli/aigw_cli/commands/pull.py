@@ -12,10 +12,23 @@ Model = Annotated[
 ]
 Sha256 = Annotated[str | None, typer.Option("--sha256", metavar="HEX", help="The checksum that the file must have.")]
 Name = Annotated[str | None, typer.Option("--name", metavar="NAME", help="Keep it under this name.")]
+Through = Annotated[
+    str | None, typer.Option("--backend", metavar="NAME", help="Have this Ollama pull it: MODEL is its name there.")
+]
+Insecure = Annotated[
+    bool, typer.Option("--insecure", help="With --backend: from a registry without TLS or a valid certificate.")
+]
 
 
 def pull(
-    model: Model, sha256: Sha256 = None, name: Name = None, profile: ProfileName = None, as_json: AsJson = False
+    model: Model,
+    *,
+    sha256: Sha256 = None,
+    name: Name = None,
+    profile: ProfileName = None,
+    backend: Through = None,
+    insecure: Insecure = False,
+    as_json: AsJson = False,
 ) -> ExitCode:
     """Fetch a model; what was cut off goes on where it stopped."""
     from aigw_cli.paths import absolute_profile, absolute_source
@@ -27,7 +40,8 @@ def pull(
     from aigw_daemon.home import Home
 
     place = absolute_profile(profile)
-    request = PullRequest(model=absolute_source(model), sha256=sha256, name=name, profile=place)
+    source = absolute_source(model) if backend is None else model
+    request = PullRequest(model=source, sha256=sha256, name=name, profile=place, backend=backend, insecure=insecure)
     ensure_daemon(Home.from_environment())
     with daemon() as client:
         fetch(client, Screen(as_json=as_json), request)

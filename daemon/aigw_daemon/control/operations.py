@@ -21,6 +21,7 @@ from aigw_daemon.control import choice
 from aigw_daemon.control.changes import Changes
 from aigw_daemon.control.logs import lines_of
 from aigw_daemon.control.looking import health_report, route_answer
+from aigw_daemon.control.ollama_pulls import check_request, ollama_pull_events
 from aigw_daemon.control.problems import Refusal
 from aigw_daemon.control.pulls import pull_events
 from aigw_daemon.control.reports import backend_status, backend_view
@@ -245,7 +246,14 @@ class Operations:
             self._parts.end(Ending.RESTART)
 
     def pull(self, request: PullRequest) -> AsyncIterator[PullEvent]:
-        """Fetch a model of the profile, or from a source."""
+        """Fetch a model of the profile, from a source, or through an Ollama of the active profile."""
+        if request.backend is not None:
+            self._serving_profile()
+            check_request(self._parts.supervisor, request)
+            return ollama_pull_events(self._parts.supervisor, request, self.publish)
+        if request.insecure:
+            hint = "add --backend, or leave --insecure out"
+            raise Refusal(400, "invalid_request", "insecure is for pulls through an Ollama", hint=hint)
         profile = choice.profile_to_use(self._parts.home, self._parts.state.document.profile, request.profile)
         return pull_events(self._parts.puller, profile, request)
 

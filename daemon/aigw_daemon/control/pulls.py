@@ -6,8 +6,9 @@ from urllib.parse import urlsplit
 
 from aigw_daemon.control.schema import Problem, PullEvent, PullRequest
 from aigw_daemon.models.puller import Puller
-from aigw_daemon.models.request import PullError
+from aigw_daemon.models.request import PullError, PullProgress
 from aigw_daemon.models.request import PullRequest as Wanted
+from aigw_daemon.profile.backends import OllamaBackend
 from aigw_daemon.profile.model import Profile
 
 
@@ -19,18 +20,32 @@ async def pull_events(puller: Puller, profile: Profile, request: PullRequest) ->
         name = wanted.model
         async with aclosing(puller.pull(wanted)) as steps:
             async for step in steps:
-                yield PullEvent(
-                    phase=step.phase,
-                    model=step.model,
-                    done_bytes=step.done_bytes,
-                    total_bytes=step.total_bytes,
-                    message=step.message,
-                    already=step.already,
-                )
+                yield event(step)
     except PullError as error:
         unknown = error.reason == "not_found" and not _is_source(request.model)
-        problem = Problem(code="unknown_model" if unknown else f"pull_{error.reason}", message=str(error))
+        code = "unknown_model" if unknown else f"pull_{error.reason}"
+        problem = Problem(code=code, message=str(error), hint=_through_ollama(profile, request) if unknown else None)
         yield PullEvent(phase="failed", model=name, error=problem)
+
+
+def event(step: PullProgress) -> PullEvent:
+    """One step as the control API tells it."""
+    return PullEvent(
+        phase=step.phase,
+        model=step.model,
+        done_bytes=step.done_bytes,
+        total_bytes=step.total_bytes,
+        message=step.message,
+        already=step.already,
+    )
+
+
+def _through_ollama(profile: Profile, request: PullRequest) -> str | None:
+    """What may have been meant: a model of Ollama's, where the profile has one."""
+    ollamas = [name for name, section in profile.backends.items() if isinstance(section, OllamaBackend)]
+    if not ollamas:
+        return None
+    return f"for a model of Ollama's: 'aigw pull {request.model} --backend {ollamas[0]}'"
 
 
 def _wanted(profile: Profile, request: PullRequest) -> Wanted:

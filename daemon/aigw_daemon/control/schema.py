@@ -104,6 +104,10 @@ class PullRequest(Message):
     """Under which to keep it; else taken from the source."""
     profile: str | None = None
     """Whose ``models:`` section; else the active profile's, else ``starter``."""
+    backend: str | None = None
+    """An Ollama of the active profile that shall pull it: ``model`` is then a name of Ollama's."""
+    insecure: bool = False
+    """With ``backend``: from a registry without TLS, or whose certificate can't be checked."""
 
 
 class PullEvent(Message):

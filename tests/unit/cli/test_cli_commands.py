@@ -125,8 +125,22 @@ class TestPull:
         )
         ran = aigw("pull", "https://example.org/m.gguf", "--sha256", "ab", "--name", "m")
         assert (ran.code, ran.out) == (0, "m: 50 % of 10B\nm is here: /models/m.gguf\n")
-        body = {"model": "https://example.org/m.gguf", "sha256": "ab", "name": "m", "profile": None}
-        assert daemon.asked[0].body == body
+        body = daemon.asked[0].body
+        assert body is not None
+        assert (body["model"], body["sha256"], body["name"]) == ("https://example.org/m.gguf", "ab", "m")
+        assert (body["backend"], body["insecure"]) == (None, False)
+
+    def test_a_pull_through_an_ollama_sends_the_name_as_it_is(self, aigw: Aigw, daemon: FakeDaemon) -> None:
+        daemon.streams("POST /v1/pull", [PullEvent(phase="done", model="m:latest")])
+        ran = aigw("pull", "./m", "--backend", "ollama", "--insecure")
+        assert (ran.code, ran.out) == (0, "m:latest is here\n")
+        body = daemon.asked[0].body
+        assert body is not None
+        assert (body["model"], body["backend"], body["insecure"]) == ("./m", "ollama", True)
+
+    def test_an_interrupted_pull_through_an_ollama_says_how_to_go_on(self, aigw: Aigw, daemon: FakeDaemon) -> None:
+        daemon.streams("POST /v1/pull", [PullEvent(phase="resolving", model="m"), ControlC()])
+        assert "'aigw pull m --backend ollama' goes on where it stopped" in aigw("pull", "m", "--backend", "ollama").err
 
     def test_a_model_that_is_there_is_said_so(self, aigw: Aigw, daemon: FakeDaemon) -> None:
         daemon.streams("POST /v1/pull", [PullEvent(phase="done", model="m", already=True)])

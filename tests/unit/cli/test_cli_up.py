@@ -103,7 +103,9 @@ def test_up_fetches_missing_models_first(aigw: Aigw, daemon: FakeDaemon) -> None
         "smollm2-135m is here: /m/s.gguf",
     ]
     assert [asked.path for asked in daemon.asked] == ["/v1/up", "/v1/pull", "/v1/up", "/v1/watch"]
-    assert daemon.asked[1].body == {"model": "smollm2-135m", "sha256": None, "name": None, "profile": "starter"}
+    pulled = daemon.asked[1].body
+    assert pulled is not None
+    assert (pulled["model"], pulled["profile"], pulled["backend"]) == ("smollm2-135m", "starter", None)
 
 
 def test_up_as_json_is_events_and_a_result(aigw: Aigw, daemon: FakeDaemon) -> None:

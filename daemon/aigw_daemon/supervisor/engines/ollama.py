@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from aigw_daemon.link.messages import ModelView
+from aigw_daemon.models.ollama_names import full_name
 from aigw_daemon.profile.backends import BackendSection, OllamaBackend
 from aigw_daemon.supervisor.engines.base import LOOPBACK, Counters, Launch, LaunchContext, LoadedModel
 from aigw_daemon.supervisor.engines.launching import own_environment, program
@@ -21,8 +22,6 @@ from aigw_daemon.words import EngineKind
 
 BINARY: Final = "ollama"
 ADDRESS_VARIABLE: Final = "OLLAMA_HOST"
-DEFAULT_TAG: Final = ":latest"
-"""What a name without a tag means."""
 _CAPABILITIES: Final[Mapping[str, tuple[str, ...]]] = {
     "completion": ("chat", "completions"),
     "embedding": ("embeddings",),
@@ -95,11 +94,6 @@ class OllamaEngine:
             )
             for entry in _entries(props)
         )
-
-
-def full_name(name: str) -> str:
-    """A model's name as Ollama lists it: with its tag."""
-    return name if ":" in name.rpartition("/")[2] else name + DEFAULT_TAG
 
 
 def _section(context: LaunchContext) -> OllamaBackend:
