@@ -25,9 +25,9 @@ def processing(engine: httpx.Client) -> int:
     return next(int(float(line.split()[1])) for line in lines if line.startswith("llamacpp:requests_processing "))
 
 
-def works(engine: httpx.Client, count: int = 1) -> None:
+def works(engine: httpx.Client, count: int = 1, *, seconds: float = 10.0) -> None:
     """Wait until the engine works on so many requests."""
-    eventually_now(lambda: processing(engine) == count, what=f"{count} requests in the engine")
+    eventually_now(lambda: processing(engine) == count, seconds=seconds, what=f"{count} requests in the engine")
 
 
 def stops(whole: Aigw, engine: httpx.Client) -> None:
