@@ -15,7 +15,7 @@ from aigw_daemon.profile.model import Profile
 from aigw_daemon.state_file import StateFile
 from aigw_daemon.supervisor import proctable
 from aigw_daemon.supervisor.backend import BackendReport
-from aigw_daemon.supervisor.gpu import Gpu
+from aigw_daemon.supervisor.gpu import Inventory
 from aigw_daemon.supervisor.gpu_turns import GpuTurns
 from aigw_daemon.supervisor.process import LocalLauncher
 from aigw_daemon.supervisor.supervisor import Supervisor
@@ -40,7 +40,7 @@ def fresh_home() -> Iterator[Home]:
 class Supervised:
     """A running supervisor and what it is made of."""
 
-    def __init__(self, home: Home, *, log_cap: int = 1024 * 1024, gpus: list[Gpu] | None = None) -> None:
+    def __init__(self, home: Home, *, log_cap: int = 1024 * 1024, inventory: Inventory | None = None) -> None:
         self.home = home
         self.state = StateFile(home)
         self.traffic = Traffic()
@@ -51,7 +51,7 @@ class Supervised:
             launcher=self.launcher,
             traffic=lambda _: self.traffic,
             on_change=lambda: None,
-            gpus=GpuTurns(RecordedGpus(gpus)),
+            gpus=GpuTurns(inventory or RecordedGpus(None)),
         )
 
     def report(self, name: str) -> BackendReport:
@@ -78,13 +78,13 @@ class Supervised:
 
 @asynccontextmanager
 async def supervised(
-    home: Home, *, stop: bool = True, log_cap: int = 1024 * 1024, gpus: list[Gpu] | None = None
+    home: Home, *, stop: bool = True, log_cap: int = 1024 * 1024, inventory: Inventory | None = None
 ) -> AsyncIterator[Supervised]:
     """Run a supervisor; at the end it stops everything, or leaves it running as a killed daemon would.
 
-    ``gpus``: what this machine shall seem to have; None: no NVML.
+    ``inventory``: the GPUs that this machine shall have; None: it has no NVML.
     """
-    made = Supervised(home, log_cap=log_cap, gpus=gpus)
+    made = Supervised(home, log_cap=log_cap, inventory=inventory)
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(made.supervisor.run())
         try:

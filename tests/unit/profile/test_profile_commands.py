@@ -1,11 +1,14 @@
 """Commands that a profile gives, and the memory that it grants: what is taken, and what is told."""
 
+import re
+
 import pytest
 
 from aigw_daemon.profile.backends import VllmBackend
 from aigw_daemon.profile.commands import filled_in
 from aigw_daemon.profile.errors import ProfileError
 from aigw_daemon.profile.load import parse
+from tests.support.engines import CHECKOUT
 
 
 def problems_of(backend: str) -> list[str]:
@@ -81,3 +84,9 @@ def test_memory_is_a_fraction_or_a_size(memory: str, expected: float) -> None:
 def test_memory_that_is_neither_is_told(memory: str) -> None:
     (problem,) = problems_of(f"engine: vllm, model: m, memory: {memory}")
     assert "memory: must be " in problem
+
+
+def test_examples_of_the_documentation_are_profiles() -> None:
+    examples = re.findall(r"```yaml\n(.*?)```", (CHECKOUT / "docs/engines.md").read_text(), re.DOTALL)
+    backends = [set(parse(f"version: 1\n{example}", "p").backends) for example in examples]
+    assert backends == [{"coder"}, {"sglang", "whisper"}]

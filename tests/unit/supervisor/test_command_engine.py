@@ -11,7 +11,7 @@ from aigw_daemon.supervisor.failures import FailureKind, Unrunnable
 from aigw_daemon.words import EngineKind, State
 from tests.support import stub_engine
 from tests.support.launching import KEY, PORT, Builder, explained, install
-from tests.support.recorded_gpus import gpu
+from tests.support.recorded_gpus import RecordedGpus, gpu
 from tests.support.supervision import fresh_home, profile, supervised
 
 STUB = (
@@ -91,7 +91,7 @@ async def test_probe_that_finds_nothing_is_what_a_start_that_takes_too_long_ends
 
 
 async def test_server_is_pinned_to_its_gpu_by_the_environment(home: Home) -> None:
-    async with supervised(home, gpus=[gpu(0), gpu(1)]) as made:
+    async with supervised(home, inventory=RecordedGpus([gpu(0), gpu(1)])) as made:
         said = f"engine: command, command: {STUB}], model: m, gpus: [1]"
         await made.supervisor.apply(profile(f"backends: {{a: {{{said}}}}}"))
         report = await made.reaches("a", State.READY)

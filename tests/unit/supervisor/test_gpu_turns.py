@@ -16,6 +16,7 @@ from aigw_daemon.supervisor.managed import ManagedBackend
 from aigw_daemon.words import State
 from tests.support.fake_clock import FakeClock, settle
 from tests.support.fake_engines import FakeWorld
+from tests.support.launching import install
 from tests.support.recorded_gpus import RecordedGpus, gpu
 from tests.support.supervision import fresh_home, profile
 
@@ -204,3 +205,27 @@ async def test_gpu_that_is_not_there_fails_the_backend_until_it_comes(home: Home
         made.world.gpus.gpus = [gpu(0)]
         await made.world.clock.advance(6)
         assert made.a.report().state is State.READY
+
+
+async def test_engine_whose_memory_was_measured_at_another_moment_is_adopted_as_what_the_profile_asks_for(
+    home: Home,
+) -> None:
+    program = install(home.state / "bin", "vllm")
+    said = f"{{engine: vllm, command: [{program}, serve], model: m, gpus: 1, memory: 60GiB}}"
+    world = FakeWorld(home, backend=said)
+    world.gpus.gpus = [gpu(0, free=30), gpu(1, free=40)]
+    first, second = world.managed(), world.managed()
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(first.run())
+        await first.start()
+        await settle()
+        started = first.report()
+        running.cancel()
+        world.gpus.change(1, free_bytes=0)
+        again = tasks.create_task(second.run())
+        await second.start()
+        await settle()
+        adopted = second.report()
+        assert (adopted.pid, adopted.gpus, adopted.stale) == (started.pid, (1,), False)
+        again.cancel()
+    await world.state.close()
