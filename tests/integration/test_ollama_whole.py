@@ -191,15 +191,15 @@ def test_install_without_its_runner_fails_the_request_and_falls_back(
     aigw: Aigw, standin: Path, registry: Registry, foreign: Server
 ) -> None:
     env = f"{{HOME: {aigw.folder}, OLLAMA_STANDIN_NO_RUNNER: '1'}}"
-    models = foreign.log.with_name("models")
     name = f"{registry.name('smollm2')}:latest"
     more = f"""\
   house: {{engine: ollama, attach: '{foreign.url}'}}
 routes:
   chat: {{targets: [{{backend: ollama, model: "{name}"}}, {{backend: house, model: "{name}"}}]}}
 """
-    backend = f"{{engine: ollama, binary: {standin}, models_dir: {models}, env: {env}}}"
+    backend = f"{{engine: ollama, binary: {standin}, models_dir: {aigw.folder}/models, env: {env}}}"
     aigw.run("up", "--profile", str(write(aigw, backend, more)))
+    pull(aigw, registry)
     answer = said(aigw, "chat")
     assert (answer.status_code, answer.headers["x-aigw-backend"]) == (200, "house")
     alone = said(aigw, f"ollama/{name}")
