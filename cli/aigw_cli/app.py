@@ -6,6 +6,7 @@ import typer
 
 from aigw_cli.commands import daemon, profile
 from aigw_cli.commands.down import down
+from aigw_cli.commands.events import events
 from aigw_cli.commands.health import health
 from aigw_cli.commands.logs import logs
 from aigw_cli.commands.pull import pull
@@ -38,7 +39,7 @@ def aigw(version: Version = False) -> None:
     """Runs local LLM engines, and serves them all behind one OpenAI-compatible endpoint."""
 
 
-for command in (up, down, status, health, start, stop, restart, why, logs, tail, pull):
+for command in (up, down, status, health, start, stop, restart, why, events, logs, tail, pull):
     app.command()(command)
 app.command("test-routing")(route)
 app.add_typer(profile.app, name="profile")

@@ -13,6 +13,7 @@ from aigw_daemon.control.problems import Refusal
 from aigw_daemon.control.routes import application
 from aigw_daemon.control.schema import UpRequest
 from aigw_daemon.gatekeeper.gatekeeper import Gatekeeper
+from aigw_daemon.history.events import BackendEvent, EventLog
 from aigw_daemon.history.hub import RecordHub
 from aigw_daemon.home import Home
 from aigw_daemon.leftovers import Leftovers, kill_leftovers, stop_leftovers
@@ -20,6 +21,7 @@ from aigw_daemon.link.daemon import LinkServer
 from aigw_daemon.link.messages import Demand, Load, Records, Started
 from aigw_daemon.models.puller import Puller
 from aigw_daemon.state_file import StateFile
+from aigw_daemon.supervisor.happenings import Happening
 from aigw_daemon.supervisor.process import LocalLauncher
 from aigw_daemon.supervisor.supervisor import Supervisor
 from aigw_daemon.supervisor.traffic import Traffic
@@ -76,11 +78,12 @@ class Daemon:
         # The state comes first: it holds the cookie by which everything else knows what is ours.
         self._state = StateFile(home)
         launcher = self._launcher = LocalLauncher(self._state.document.instance)
+        self._events = EventLog(home.events_file)
         changes = Changes()
         hub = RecordHub(self._watched)
         hearing = Hearing(changes, hub)
         supervisor = Supervisor(
-            home, self._state, launcher=launcher, traffic=hearing.traffic, on_change=changes.happened
+            home, self._state, launcher=launcher, traffic=hearing.traffic, on_change=changes.happened, tell=self._tell
         )
         self._gatekeeper = Gatekeeper(
             home,
@@ -101,6 +104,7 @@ class Daemon:
                 supervisor=supervisor,
                 gatekeeper=self._gatekeeper,
                 hub=hub,
+                events=self._events,
                 puller=self._puller,
                 changes=changes,
                 stop=self._stop_asked.set,
@@ -137,6 +141,7 @@ class Daemon:
         if ending is Ending.AT_ONCE:
             # A launcher of its own, to which whatever still runs is a stray.
             await kill_leftovers(self._state, LocalLauncher(self._state.document.instance), Leftovers())
+        await self._events.close()
         await self._state.close()
         return ending
 
@@ -185,6 +190,9 @@ class Daemon:
             log.exception("cannot stop everything")
             self._end(Ending.FAILED)
         self._end(Ending.STOPPED)
+
+    def _tell(self, backend: str, happening: Happening, sentence: str | None) -> None:
+        self._events.add(BackendEvent(time.time(), backend, happening, sentence))
 
     def _watched(self, on: bool) -> None:
         # A method, because the hub is built before the gatekeeper that it talks to.

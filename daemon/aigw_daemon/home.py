@@ -58,6 +58,11 @@ class Home:
         return self.config / "profiles"
 
     @property
+    def events_file(self) -> Path:
+        """What happened to backends; its earlier part is beside it, with ``.1``."""
+        return self.state / "events.ndjson"
+
+    @property
     def lock(self) -> Path:
         """Held (flock) by the one daemon of this home."""
         return self.state / "daemon.lock"

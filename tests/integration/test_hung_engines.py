@@ -109,6 +109,9 @@ async def test_stalled_engine_with_a_fine_health_is_replaced(aigw: Aigw, client:
     assert (told["well"], told["failure"]) == (True, "hung")
     assert "was restarted once, the last time" in told["sentence"]
     assert told["sentence"].endswith("hung: 1 request in flight and no progress for 1 s")
+    events = await asyncio.to_thread(aigw.events, "events", "first")
+    assert [event["event"] for event in events] == ["start", "ready", "hung", "restart", "ready"]
+    assert events[2]["text"] == "hung: 1 request in flight and no progress for 1 s"
 
 
 async def test_long_prefill_is_not_taken_for_a_hung_engine(aigw: Aigw, client: httpx.AsyncClient) -> None:

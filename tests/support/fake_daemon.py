@@ -30,6 +30,7 @@ PATHS = frozenset(
         ("GET", "/v1/logs/{name}"),
         ("GET", "/v1/why/{name}"),
         ("GET", "/v1/tail"),
+        ("GET", "/v1/events"),
         ("GET", "/v1/profiles"),
         ("POST", "/v1/route"),
         ("POST", "/v1/up"),

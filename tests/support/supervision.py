@@ -17,6 +17,7 @@ from aigw_daemon.supervisor import proctable
 from aigw_daemon.supervisor.backend import BackendReport
 from aigw_daemon.supervisor.gpu import Inventory
 from aigw_daemon.supervisor.gpu_turns import GpuTurns
+from aigw_daemon.supervisor.happenings import Happening
 from aigw_daemon.supervisor.process import LocalLauncher
 from aigw_daemon.supervisor.supervisor import Supervisor
 from aigw_daemon.supervisor.traffic import Traffic
@@ -44,6 +45,7 @@ class Supervised:
         self.home = home
         self.state = StateFile(home)
         self.traffic = Traffic()
+        self.told: list[tuple[str, Happening, str | None]] = []
         self.launcher = LocalLauncher(self.state.document.instance, log_cap=log_cap)
         self.supervisor = Supervisor(
             home,
@@ -52,6 +54,7 @@ class Supervised:
             traffic=lambda _: self.traffic,
             on_change=lambda: None,
             gpus=GpuTurns(inventory or RecordedGpus(None)),
+            tell=lambda *told: self.told.append(told),
         )
 
     def report(self, name: str) -> BackendReport:

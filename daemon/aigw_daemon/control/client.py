@@ -115,6 +115,12 @@ class ControlClient:
         for line in self._lines("GET", "/tail"):
             yield json.loads(line)
 
+    def events(self, backend: str | None, *, lines: int = 200, follow: bool = False) -> Iterator[dict[str, Any]]:
+        """What happened to one backend, or to all: ``{"at", "backend", "event", "text"}``, oldest first."""
+        params = {"lines": lines, "follow": follow} | ({"backend": backend} if backend is not None else {})
+        for line in self._lines("GET", "/events", params=params):
+            yield json.loads(line)
+
     def pull(self, request: PullRequest) -> Iterator[PullEvent]:
         """Fetch a model; leaving the iterator cancels the pull (unless somebody else waits for it too)."""
         for line in self._lines("POST", "/pull", body=request.model_dump()):

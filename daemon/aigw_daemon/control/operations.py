@@ -44,6 +44,7 @@ from aigw_daemon.control.why import explain
 from aigw_daemon.gatekeeper.gatekeeper import Gatekeeper
 from aigw_daemon.gatekeeper.listeners import AddressUnusable, PortTaken
 from aigw_daemon.gatekeeper.worker import NAME as GATEWAY
+from aigw_daemon.history.events import EventLog
 from aigw_daemon.history.hub import RecordHub
 from aigw_daemon.home import Home
 from aigw_daemon.link.messages import GatewayView, Snapshot, Started
@@ -80,6 +81,7 @@ class Parts:
     supervisor: Supervisor
     gatekeeper: Gatekeeper
     hub: RecordHub
+    events: EventLog
     puller: Puller
     changes: Changes
     stop: Callable[[], None]
@@ -166,6 +168,15 @@ class Operations:
             async for event in events:
                 kind = "started" if isinstance(event, Started) else "finished"
                 yield {"event": kind, **msgspec.to_builtins(event)}
+
+    async def events(self, backend: str | None, count: int, *, follow: bool) -> AsyncIterator[dict[str, Any]]:
+        """What happened to one backend, or to all: the last so many events, then with ``follow`` what happens.
+
+        The name may be of a backend that is no more: its events are kept.
+        """
+        async with aclosing(self._parts.events.told(backend, count, follow=follow)) as events:
+            async for event in events:
+                yield msgspec.to_builtins(event)
 
     def profiles(self) -> list[ProfileInfo]:
         """The user's own and the shipped profiles."""

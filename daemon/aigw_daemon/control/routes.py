@@ -74,6 +74,13 @@ def _looking(operations: Operations) -> list[Route]:
             (json.dumps(event) + "\n" async for event in operations.tail()), media_type="application/x-ndjson"
         )
 
+    async def events(request: Request) -> Response:
+        asked = request.query_params
+        told = operations.events(
+            asked.get("backend"), _count(asked.get("lines", "200")), follow=asked.get("follow", "false") == "true"
+        )
+        return StreamingResponse((json.dumps(event) + "\n" async for event in told), media_type="application/x-ndjson")
+
     async def profiles(_: Request) -> Response:
         return JSONResponse([info.model_dump() for info in operations.profiles()])
 
@@ -87,6 +94,7 @@ def _looking(operations: Operations) -> list[Route]:
         Route("/v1/logs/{name}", logs),
         Route("/v1/why/{name}", why),
         Route("/v1/tail", tail),
+        Route("/v1/events", events),
         Route("/v1/profiles", profiles),
         Route("/v1/route", route, methods=["POST"]),
     ]

@@ -23,6 +23,7 @@ from aigw_daemon.supervisor.clock import Clock
 from aigw_daemon.supervisor.engines.base import LoadedModel, Resolve
 from aigw_daemon.supervisor.failures import Failure, FailureKind
 from aigw_daemon.supervisor.gpu_turns import GpuTurns
+from aigw_daemon.supervisor.happenings import Tell, happening, nobody
 from aigw_daemon.supervisor.launcher import Launcher
 from aigw_daemon.supervisor.lifecycle import Event, Life, next_state
 from aigw_daemon.supervisor.probe import Prober
@@ -52,6 +53,7 @@ class Edges:
     random: Callable[[], float] = random.random
     resolve: Resolve = resolve
     gpus: GpuTurns = field(default_factory=GpuTurns)
+    tell: Tell = nobody
 
 
 @dataclass(frozen=True)
@@ -260,6 +262,8 @@ class Backend(ABC):
         self._since = self._edges.clock.time()
         self._entered_at = self._edges.clock.monotonic()
         log.info("%s: %s -> %s (%s)%s", self.name, before, after, event, f": {why}" if why else "")
+        if (word := happening(event, before, after)) is not None:
+            self._edges.tell(self.name, word, why)
         self._entered(before)
         self._edges.on_change()
         return True

@@ -13,6 +13,7 @@ from aigw_daemon.supervisor.engines.base import LOOPBACK, Engine, Launch, Launch
 from aigw_daemon.supervisor.engines.registry import engine
 from aigw_daemon.supervisor.failures import Failure, FailureKind, Unrunnable, unrunnable
 from aigw_daemon.supervisor.gpu import Placement
+from aigw_daemon.supervisor.happenings import Happening
 from aigw_daemon.supervisor.keys import engine_key
 from aigw_daemon.supervisor.launcher import Handle, Launcher, LaunchError, NotAdopted, ProcessSpec, Stopped
 from aigw_daemon.supervisor.ports import PortOwner
@@ -51,6 +52,7 @@ async def take_up(plan: Plan, edges: Edges, kind: Engine, *, replace: bool) -> R
         await edges.launcher.stop(handle, members=record.descendants)
         return None
     log.info("%s: adopted process %d%s", plan.name, record.identity.pid, " (stale)" if stale else "")
+    edges.tell(plan.name, Happening.ADOPT, f"process {record.identity.pid}")
     return Running(handle, port, _key(plan, edges, kind), stale)
 
 
@@ -61,6 +63,8 @@ async def launch(plan: Plan, edges: Edges, kind: Engine, placement: Placement) -
     """
     record = edges.state.backend(plan.name)
     swept = await edges.launcher.sweep(plan.name, record.descendants)
+    if swept.swept:
+        edges.tell(plan.name, Happening.SWEEP, left_behind(swept))
     if swept.unkillable:
         raise Unrunnable(unkillable(swept))
     await edges.gpus.left(recorded_pids(record))
@@ -112,6 +116,12 @@ def recorded_pids(record: BackendRecord) -> set[int]:
     """The processes that the state file knows of."""
     leader = {record.identity.pid} if record.identity is not None else set()
     return leader | {member.pid for member in record.descendants}
+
+
+def left_behind(stopped: Stopped) -> str:
+    """What a sweep has killed."""
+    count = stopped.swept
+    return f"{count} {'process' if count == 1 else 'processes'} that its leader had left behind"
 
 
 def unkillable(stopped: Stopped) -> Failure:

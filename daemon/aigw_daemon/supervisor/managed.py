@@ -15,6 +15,7 @@ from aigw_daemon.supervisor.drain import drained
 from aigw_daemon.supervisor.engines.base import LOOPBACK, Engine, Library
 from aigw_daemon.supervisor.engines.registry import engine
 from aigw_daemon.supervisor.failures import OOM_KILLED, Exit, Failure, FailureKind, Unrunnable, classify
+from aigw_daemon.supervisor.happenings import Happening
 from aigw_daemon.supervisor.launcher import STOP_GRACE, LaunchError, Stopped
 from aigw_daemon.supervisor.lifecycle import Event, Life
 from aigw_daemon.supervisor.liveness import Liveness
@@ -382,7 +383,8 @@ class ManagedBackend(Backend):
 
     def _ended(self, stopped: Stopped, failure: Failure | None) -> None:
         if stopped.swept:
-            log.warning("%s: %d processes that its leader had left behind were killed", self.name, stopped.swept)
+            self._edges.tell(self.name, Happening.SWEEP, bringup.left_behind(stopped))
+            log.warning("%s: killed %s", self.name, bringup.left_behind(stopped))
         self._let_go(stopped)
         if stopped.unkillable:
             self._ready_at = None

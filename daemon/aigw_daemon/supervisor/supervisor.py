@@ -16,6 +16,7 @@ from aigw_daemon.supervisor.backend import Backend, BackendReport, Edges, Plan
 from aigw_daemon.supervisor.bringup import end_recorded
 from aigw_daemon.supervisor.clock import Clock, SystemClock
 from aigw_daemon.supervisor.gpu_turns import GpuTurns
+from aigw_daemon.supervisor.happenings import Tell, nobody
 from aigw_daemon.supervisor.launcher import Launcher
 from aigw_daemon.supervisor.managed import ManagedBackend
 from aigw_daemon.supervisor.probe import HttpProber
@@ -65,6 +66,7 @@ class Supervisor:
         on_change: Callable[[], None],
         clock: Clock | None = None,
         gpus: GpuTurns | None = None,
+        tell: Tell = nobody,
     ) -> None:
         self._state = state
         self._launcher = launcher
@@ -79,6 +81,7 @@ class Supervisor:
             on_change=on_change,
             environ=dict(os.environ),
             gpus=gpus or GpuTurns(clock=clock),
+            tell=tell,
         )
         self._backends: dict[str, Backend] = {}
         self._tasks: asyncio.TaskGroup | None = None
