@@ -7,7 +7,9 @@ everything works: what a profile asks for is then handed to the engine unchecked
 import asyncio
 import importlib
 import logging
+import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
@@ -17,6 +19,8 @@ VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
 ORDER: Final = "CUDA_DEVICE_ORDER"
 NONE_VISIBLE: Final = "-1"
 """An index that no GPU has: CUDA then shows none, where an empty variable reads as an unset one to some programs."""
+READ_SECONDS: Final = 10.0
+"""For one look: a driver that has to wake up takes seconds, one that has failed may never answer."""
 _PACKAGE: Final = "pynvml"
 
 log = logging.getLogger(__name__)
@@ -77,17 +81,39 @@ class Inventory(Protocol):
 
 
 class NvmlInventory:
-    """The real one. ``load`` gives the NVML bindings, or raises ImportError."""
+    """The real one. ``load`` gives the NVML bindings, or raises ImportError; ``patience`` is seconds for one look."""
 
-    def __init__(self, load: Callable[[], Any] = lambda: importlib.import_module(_PACKAGE)) -> None:
+    def __init__(
+        self, load: Callable[[], Any] = lambda: importlib.import_module(_PACKAGE), *, patience: float = READ_SECONDS
+    ) -> None:
         self._load = load
+        self._patience = patience
         self._nvml: Any = None
+        self._one_at_a_time = threading.Lock()
         self._complained = False
 
     async def read(self) -> tuple[Gpu, ...] | None:
         """See Inventory. A driver that is not there yet is looked for again each time."""
-        # In a thread: a driver that has to wake up takes seconds.
-        return await asyncio.to_thread(self._read)
+        # A thread of its own, which nobody waits for at the end: one that a driver hangs in never comes back.
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[tuple[Gpu, ...] | None] = loop.create_future()
+        threading.Thread(target=self._answer, args=(loop, answer), name="nvml", daemon=True).start()
+        try:
+            async with asyncio.timeout(self._patience):
+                return await answer
+        except TimeoutError:
+            self._complain(f"the NVIDIA driver does not answer within {self._patience:g} s")
+            return None
+
+    def _answer(self, loop: asyncio.AbstractEventLoop, answer: "asyncio.Future[tuple[Gpu, ...] | None]") -> None:
+        if not self._one_at_a_time.acquire(timeout=self._patience):
+            return
+        try:
+            found = self._read()
+        finally:
+            self._one_at_a_time.release()
+        with suppress(RuntimeError):  # the loop may be over by now
+            loop.call_soon_threadsafe(_settle, answer, found)
 
     def _read(self) -> tuple[Gpu, ...] | None:
         try:
@@ -118,6 +144,11 @@ def place(wanted: Wanted, found: Sequence[Gpu] | None, busy: Collection[str] = (
         return _unchecked(wanted)
     devices = _most_free(wanted, found, busy) if isinstance(wanted, int) else _named(wanted, found)
     return Placement(tuple(gpu.uuid for gpu in devices), len(devices), devices)
+
+
+def _settle(answer: "asyncio.Future[tuple[Gpu, ...] | None]", found: tuple[Gpu, ...] | None) -> None:
+    if not answer.done():
+        answer.set_result(found)
 
 
 def _started(nvml: Any) -> Any:

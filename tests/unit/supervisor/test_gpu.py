@@ -1,6 +1,8 @@
 """Which GPUs a backend gets, and what NVML's answers are taken for."""
 
+import asyncio
 import logging
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -146,3 +148,21 @@ async def test_missing_package_is_told_once_with_the_extra_that_brings_it(caplog
     assert await inventory.read() is None
     assert await inventory.read() is None
     assert [record.message.count("aigw's extra 'gpu' brings it") for record in caplog.records] == [1]
+
+
+async def test_driver_that_hangs_is_not_waited_for_and_is_read_again_once_it_answers() -> None:
+    hanging = threading.Event()
+
+    def load() -> FakeNvml:
+        hanging.wait(30)
+        return FakeNvml()
+
+    inventory = NvmlInventory(load, patience=0.2)
+    assert await inventory.read() is None
+    assert await inventory.read() is None
+    hanging.set()
+    found = None
+    async with asyncio.timeout(10):
+        while found is None:
+            found = await inventory.read()
+    assert found[0].uuid == "GPU-1"
