@@ -88,7 +88,7 @@ class Home:
         return self.runtime / "link.sock"
 
     def prepare(self) -> None:
-        """Make the folders, 0700 each.
+        """Make the folders, 0700 each, and what is missing above them (rule S13).
 
         Raises HomeError when one can't be made, or belongs to somebody else.
         """
@@ -113,7 +113,9 @@ def _runtime_folder(env: Mapping[str, str], identity: str) -> Path:
 
 def _private_folder(folder: Path) -> None:
     try:
-        folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+        # One by one: with `parents=True` those above would get the umask's mode.
+        for missing in reversed([path for path in (folder, *folder.parents) if not path.exists()]):
+            missing.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
         found = folder.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
             raise HomeError(

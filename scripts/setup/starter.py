@@ -5,7 +5,7 @@ Run by the checkout's `.venv`: `python -m scripts.setup.starter PORT`.
 
 import sys
 
-from aigw_daemon.home import Home
+from aigw_daemon.home import Home, HomeError
 from scripts.setup.steps import SetupError, told, write_last
 from tests.support.engines import CHECKOUT
 
@@ -17,9 +17,13 @@ def profile_for(port: int) -> str:
     """The profile's name. A copy that is there already, perhaps edited by its owner, is left as it is."""
     if port == DEFAULT_PORT:
         return SHIPPED.stem
-    copy = Home.from_environment().profiles / f"starter-{port}.yaml"
+    home = Home.from_environment()
+    copy = home.profiles / f"starter-{port}.yaml"
     if not copy.exists():
-        copy.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            home.prepare()
+        except HomeError as error:
+            raise SetupError(str(error)) from error
         write_last(copy, with_port(SHIPPED.read_text(), port))
     return copy.stem
 

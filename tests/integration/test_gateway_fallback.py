@@ -8,7 +8,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from aigw_daemon.link.messages import BackendView, Demand, GatewayView, Snapshot
+from aigw_daemon.link.messages import BackendView, Demand, GatewayView, Secret, Snapshot
 from aigw_daemon.words import EngineKind, State
 from tests.support.fake_engine import (
     CHAT_ANSWER,
@@ -96,6 +96,9 @@ async def resets(_request: EngineRequest, writer: asyncio.StreamWriter) -> None:
         pytest.param(says(whole(b"")), id="empty answer"),
         pytest.param(says(whole(b"<html>")), id="an answer that is no JSON"),
         pytest.param(says(whole(b'{"error":{"message":"out of memory"}}')), id="an error inside a 200"),
+        pytest.param(says(whole(b'{"choices":[{"finish_reason":"\xff"}]}')), id="an answer that is no UTF-8"),
+        pytest.param(says(whole(b'{"error":' + b"[" * 5_000 + b"]" * 5_000 + b"}")), id="an error nested too deeply"),
+        pytest.param(says(whole(b'{"error":{"message":"\xff"}}', 500)), id="500 that is no UTF-8"),
         pytest.param(says(whole(b'{"error":"boom"}', 500)), id="500"),
         pytest.param(says(whole(b"", 502)), id="502"),
         pytest.param(says(whole(b'{"error":"loading"}', 503)), id="503"),
@@ -167,6 +170,35 @@ async def test_a_bare_string_error_is_put_into_the_envelope(gateway: GatewayProc
         "param": None,
         "code": "invalid_request",
     }
+
+
+KEY = "sk-of-a-provider"
+REPEATS_KEY = b'{"error":{"message":"bad key: Bearer %b","code":"%b"}}' % (KEY.encode(), KEY.encode())
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        pytest.param(whole(REPEATS_KEY, 400), b"bad key: Bearer ***", id="relayed"),
+        pytest.param(whole(REPEATS_KEY, 401), b"it answered 401: bad key: Bearer ***", id="not relayed"),
+        pytest.param(whole(REPEATS_KEY), b"its answer is an error: bad key: Bearer ***", id="inside a 200"),
+        pytest.param(stream(b"data: %b\n\n" % REPEATS_KEY), b"bad key: Bearer ***", id="at a stream's beginning"),
+        pytest.param(stream(HELLO, b"data: %b\n\n" % REPEATS_KEY), b"bad key: Bearer ***", id="in mid-stream"),
+    ],
+)
+async def test_a_key_that_a_provider_repeats_reaches_neither_client_nor_record(
+    gateway: GatewayProcess, first: FakeEngine, answer: bytes, said: bytes
+) -> None:
+    keyed = msgspec.structs.replace(backend("one", first.port), api_key=Secret(KEY))
+    await gateway.apply(over(keyed))
+    first.behaviour = says(answer)
+    _, headers, body = await ask(gateway.port, post(STREAM))
+    assert f"authorization: bearer {KEY}".encode() in first.requests[0].head.lower()
+    assert said in body
+    assert KEY.encode() not in body
+    record = await gateway.record_of(headers)
+    assert "***" in (record.error or "")
+    assert KEY not in (record.error or "")
 
 
 async def test_nothing_reachable_is_503_with_retry_after(gateway: GatewayProcess) -> None:

@@ -174,6 +174,10 @@ async def test_a_compressed_body_is_refused_with_415(gateway: GatewayProcess, en
             id="a transfer-encoding beside chunked",
         ),
         pytest.param(
+            b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: xchunked\r\n\r\n0\r\n\r\n",
+            id="an unknown transfer-encoding",
+        ),
+        pytest.param(
             b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n transfer-encoding: chunked\r\n\r\n",
             id="a folded header",
         ),
@@ -253,6 +257,7 @@ async def test_slow_attackers_do_not_hold_up_others(gateway: GatewayProcess) -> 
         (b'["model"]', "Expected `object`, got `array`"),
         (b"{}", "missing required field `model`"),
         (b'{"model": 1}', "$.model"),
+        (b'{"model": "\xff"}', "not valid JSON"),
         (b'{"model": "m", "stream": "yes"}', "$.stream"),
         (b'{"model": "m", "n": 1000000}', "n must be from 1 to 128"),
         (b'{"model": "m", "max_tokens": 1e300}', "max_tokens must be at most"),

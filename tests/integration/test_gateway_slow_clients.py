@@ -113,6 +113,19 @@ async def test_an_idle_connection_is_closed_in_time(monkeypatch: pytest.MonkeyPa
         writer.close()
 
 
+async def test_a_request_with_two_faults_is_refused_once_and_leaves_no_traceback(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The head is refused; then the parser finds that the body's end can't be known either."""
+    async with serving(Hello()) as (server, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"POST / HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: xchunked\r\n\r\n0\r\n\r\n")
+        assert (await reader.read()).count(b"HTTP/1.1 400") == 1
+        writer.close()
+        await eventually(lambda: server.connections == 0, what="the end of its connection")
+    assert caplog.text == ""
+
+
 async def test_a_bug_in_a_handler_is_one_500_and_no_more(caplog: pytest.LogCaptureFixture) -> None:
     class Breaks(Hello):
         async def __call__(self, exchange: Exchange) -> None:

@@ -221,11 +221,15 @@ async def test_a_cut_stream_ends_with_one_error_and_no_done(
     assert record.error.startswith(code)
 
 
-async def test_every_choice_must_finish(gateway: GatewayProcess, engine: FakeEngine) -> None:
+async def test_every_choice_must_finish_unless_the_engine_says_that_it_is_done(
+    gateway: GatewayProcess, engine: FakeEngine
+) -> None:
     second = FINISH.replace(b'"index":0', b'"index":1')
     body = b'{"model":"m","n":2,"stream":true}'
-    engine.behaviour = says(stream(HELLO, FINISH, DONE))
+    engine.behaviour = says(stream(HELLO, FINISH))
     assert b"stream_cut" in await events(gateway, body)
+    engine.behaviour = says(stream(HELLO, FINISH, DONE))
+    assert await events(gateway, body) == HELLO + FINISH + DONE
     engine.behaviour = says(stream(HELLO, FINISH, second, DONE))
     assert await events(gateway, body) == HELLO + FINISH + second + DONE
 

@@ -158,6 +158,8 @@ async def test_the_description_is_complete_and_the_page_needs_no_other_address(c
     ("method", "path", "status", "code"),
     [
         ("GET", "/nowhere", 404, "not_found"),
+        ("GET", "/health/", 404, "not_found"),
+        ("GET", "/docs/", 404, "not_found"),
         ("POST", "/v1/nowhere", 404, "not_found"),
         ("GET", "/v1/chat/completions", 405, "method_not_allowed"),
         ("DELETE", "/v1/completions", 405, "method_not_allowed"),

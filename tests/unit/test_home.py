@@ -40,6 +40,13 @@ def test_folders_are_made_private_and_an_open_one_is_closed(tmp_path: Path) -> N
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
+def test_a_home_that_is_not_there_is_made_private_as_a_whole(tmp_path: Path) -> None:
+    home = Home.from_environment({"AIGW_HOME": str(tmp_path / "new/home"), "XDG_RUNTIME_DIR": str(tmp_path)})
+    home.prepare()
+    for made in (tmp_path / "new", tmp_path / "new/home"):
+        assert stat.S_IMODE(made.stat().st_mode) == 0o700
+
+
 def test_a_runtime_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
     home = Home.from_environment({"AIGW_HOME": str(tmp_path / "home"), "XDG_RUNTIME_DIR": str(tmp_path)})
     (tmp_path / "elsewhere").mkdir()

@@ -104,7 +104,7 @@ class ControlClient:
 
     def log(self, backend: str, *, lines: int = 200, follow: bool = False) -> Iterator[str]:
         """The last lines of a backend's log (``gateway`` and ``daemon`` have logs too), then what follows."""
-        yield from self._lines("GET", f"/logs/{backend}", params={"lines": lines, "follow": follow})
+        yield from self._lines("GET", f"/logs/{quote(backend, safe='')}", params={"lines": lines, "follow": follow})
 
     def why(self, backend: str) -> Why:
         """Why a backend is where it is, and what to do about it."""

@@ -39,4 +39,4 @@ class Answer(msgspec.Struct):
 
 
 decode_answer = msgspec.json.Decoder(Answer).decode
-"""Raises msgspec.DecodeError for what is no JSON object of this shape."""
+"""Raises one of `wire.BAD_JSON` for what is no JSON object of this shape."""

@@ -39,7 +39,8 @@ class _HealthCache:
 
 def build_app(live: Live) -> FastAPI:
     """The application over the present snapshot. Its routes appear with and without ``/v1``, as the hot ones do."""
-    app = FastAPI(title="aigw", version=AIGW_VERSION, docs_url=None, redoc_url=None)
+    # No redirects to the path without its slash: their address would be built from the Host header (rule S1).
+    app = FastAPI(title="aigw", version=AIGW_VERSION, docs_url=None, redoc_url=None, redirect_slashes=False)
     _add_models(app, live)
     _add_health(app, live)
     _add_docs(app)

@@ -21,7 +21,7 @@ from aigw_daemon.gateway.requests import Facts, rewritten
 from aigw_daemon.gateway.routing import Candidate, Readiness
 from aigw_daemon.gateway.streaming import StreamScan
 from aigw_daemon.gateway.upstream.base import ConnectFailed, Response, Upstream, UpstreamError
-from aigw_daemon.gateway.wire import ApiError, relayed_error, upstream_error
+from aigw_daemon.gateway.wire import BAD_JSON, ApiError, Said, relayed_error, upstream_error
 from aigw_daemon.link.messages import Demand, Up
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
@@ -127,7 +127,7 @@ class Chain:
         flow.relayed += 1
         try:
             if response.status != HTTPStatus.OK:
-                await _refuse(response)
+                await _refuse(hop, response)
             if facts.stream and response.content_type == STREAM_TYPE:
                 return await _begin_stream(hop, flow, response, StreamScan(drop_usage=add_usage, choices=facts.n or 1))
             return await _read_whole(call, hop, flow, response)
@@ -151,19 +151,23 @@ class Chain:
             call.end_wait(began)
 
 
-async def _refuse(response: Response) -> NoReturn:
-    body = await response.read(MAX_ERROR_BYTES)
+async def _refuse(hop: Hop, response: Response) -> NoReturn:
+    said = _said(hop, await response.read(MAX_ERROR_BYTES))
     if is_clients_fault(response.status):
-        raise relayed_error(response.status, body)
+        raise relayed_error(response.status, said)
     retry_after = (response.header(b"retry-after") or b"").decode("latin-1")
-    raise failed_status(response.status, upstream_error(body)[0], retry_after)
+    raise failed_status(response.status, said.message, retry_after)
+
+
+def _said(hop: Hop, body: bytes) -> Said:
+    return Said(*(hop.redacted(part) for part in upstream_error(body)))
 
 
 async def _read_whole(call: Call, hop: Hop, flow: Flow, response: Response) -> Whole:
     content = response.body_if_complete()
     if content is None:
         content = await response.read(MAX_ANSWER_BYTES)
-    _check_whole(call, content)
+    _check_whole(call, hop, content)
     return Whole(hop, flow, content, response.header(b"content-type") or b"application/json")
 
 
@@ -181,18 +185,18 @@ async def _begin_stream(hop: Hop, flow: Flow, response: Response, scan: StreamSc
     if scan.begun:
         return Streamed(hop, flow, response, scan, first)
     if scan.error is not None:
-        raise AttemptFailed(Kind.FAILED, f"its stream began with an error: {scan.error}")
+        raise AttemptFailed(Kind.FAILED, f"its stream began with an error: {hop.redacted(scan.error)}")
     raise AttemptFailed(Kind.FAILED, "its stream ended without an answer")
 
 
-def _check_whole(call: Call, content: bytes) -> None:
+def _check_whole(call: Call, hop: Hop, content: bytes) -> None:
     """An empty answer or an error inside a 200 is a failure (rule B2); what else it says is noted."""
     try:
         answer = decode_answer(content)
-    except msgspec.DecodeError as error:
+    except BAD_JSON as error:
         what = "is empty" if not content.strip() else f"is not an answer ({error})"
         raise AttemptFailed(Kind.FAILED, f"its answer {what}") from error
     if answer.is_error:
-        raise AttemptFailed(Kind.FAILED, f"its answer is an error: {upstream_error(content)[0]}")
+        raise AttemptFailed(Kind.FAILED, f"its answer is an error: {_said(hop, content).message}")
     call.usage = answer.usage
     call.finish_reason = answer.finish_reason

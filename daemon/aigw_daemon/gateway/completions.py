@@ -107,9 +107,9 @@ async def _until_taken(exchange: Exchange, flow: Flow) -> None:
 
 def _end_stream(exchange: Exchange, call: Call, answer: Streamed, cut: str | None) -> None:
     """A stream is whole when every choice has finished, however the connection ended (rule B17)."""
-    scan, name = answer.scan, answer.hop.candidate.backend
+    scan, hop, name = answer.scan, answer.hop, answer.hop.candidate.backend
     if scan.error is not None:
-        _fail(exchange, call, ApiError(500, f"{name} failed in mid-stream: {scan.error}"))
+        _fail(exchange, call, ApiError(500, f"{name} failed in mid-stream: {hop.redacted(scan.error)}"))
     elif not scan.finished:
         detail = cut or "it ended without a finish_reason"
         _fail(exchange, call, ApiError(500, f"the stream of {name} was cut: {detail}", code="stream_cut"))

@@ -4,13 +4,15 @@ A page of any web site can make a browser send requests to a loopback port; its 
 site. Only names of this machine, and what the profile adds, are let through.
 """
 
+import re
 from collections.abc import Iterable
 from ipaddress import ip_address
-from urllib.parse import urlsplit
 
 from aigw_daemon.gateway.wire import ApiError
 
 _ALWAYS = frozenset({"localhost", "host.docker.internal"})
+# Exactly what RFC 6454 serialises: programs read a user, a path or a tab in it in different ways.
+_ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9._~-]+)(?::[0-9]{1,5})?")
 _REMEMBERED = 1_024
 """Accepted header values kept; a client that invents more of them only loses the short cut."""
 
@@ -40,14 +42,11 @@ class HostPolicy:
         return host in self._hosts or _is_loopback(host)
 
     def _origin_allowed(self, origin: str) -> bool:
-        if "*" in self._origins or origin.lower() in self._origins:
+        origin = origin.lower()
+        if "*" in self._origins or origin in self._origins:
             return True
-        try:
-            parts = urlsplit(origin)
-            host = parts.hostname
-        except ValueError:
-            return False
-        return parts.scheme in {"http", "https"} and host is not None and self._host_allowed(host.lower())
+        found = _ORIGIN.fullmatch(origin)
+        return found is not None and self._host_allowed(_bare(found[1]))
 
 
 def _bare(host: str) -> str:

@@ -13,7 +13,7 @@ from aigw_daemon.gateway.hosts import HostPolicy
 from aigw_daemon.gateway.routing import Candidate, Decision, RoutingTable, resolve
 from aigw_daemon.gateway.upstream.base import Address, request_head
 from aigw_daemon.gateway.wire import NO_STORE, header
-from aigw_daemon.link.messages import BackendView, GatewayView, Snapshot
+from aigw_daemon.link.messages import BackendView, GatewayView, Secret, Snapshot
 from aigw_daemon.version import AIGW_VERSION
 from aigw_daemon.words import State
 
@@ -34,6 +34,11 @@ class Hop(msgspec.Struct, frozen=True):
     request_head: bytes
     answer_lines: bytes
     """Header lines of every answer that this hop gives."""
+    secret: Secret | None
+
+    def redacted(self, text: str | None) -> str | None:
+        """What its engine says, without the key that some repeat in their errors (rule S12)."""
+        return text.replace(self.secret.value, "***") if text and self.secret and self.secret.value else text
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -117,6 +122,7 @@ def _hop(table: RoutingTable, endpoint: str, candidate: Candidate) -> Hop:
         address,
         request_head("POST", upstream_path(backend.base_path, endpoint), address.authority, _headers(backend)),
         NO_STORE + lines + b"x-aigw-cache: off\r\n",
+        backend.api_key,
     )
 
 

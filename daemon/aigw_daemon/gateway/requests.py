@@ -8,7 +8,7 @@ import asyncio
 
 import msgspec
 
-from aigw_daemon.gateway.wire import ApiError
+from aigw_daemon.gateway.wire import BAD_JSON, ApiError
 
 THREAD_BYTES = 256 * 1024
 """Larger bodies are parsed in a thread: 20 MB of JSON stall the loop for 42 ms."""
@@ -62,16 +62,17 @@ def parse_facts(body: bytes) -> Facts:
         facts = _decode(body)
     except msgspec.ValidationError as error:
         raise _invalid(str(error)) from error
-    except msgspec.DecodeError as error:
-        raise ApiError(400, f"the request's body is not valid JSON: {error}", code="invalid_json") from error
-    except RecursionError as error:
-        raise ApiError(400, "the request's body is nested too deeply", code="invalid_json") from error
+    except BAD_JSON as error:
+        raise _not_json(error) from error
     _check_bounds(facts)
     return facts
 
 
 async def rewritten(body: bytes, facts: Facts, model: str, *, add_usage: bool) -> bytes:
-    """The body for a target: its model's name, and a request for the usage frame; the same object if neither."""
+    """The body for a target: its model's name, and a request for the usage frame; the same object if neither.
+
+    Raises ApiError 400 for a field's name that is no UTF-8, which `read_facts` doesn't look at.
+    """
     if model == facts.model:
         if not add_usage:
             return body
@@ -83,11 +84,14 @@ async def rewritten(body: bytes, facts: Facts, model: str, *, add_usage: bool) -
 
 
 def _spliced(body: bytes, model: str, *, add_usage: bool) -> bytes:
-    fields = _decode_raw(body)
+    try:
+        fields = _decode_raw(body)
+        raw = fields.get("stream_options") if add_usage else None
+        options = _decode_raw(raw) if raw is not None and bytes(raw) != b"null" else {}
+    except BAD_JSON as error:
+        raise _not_json(error) from error
     fields["model"] = msgspec.Raw(_encode(model))
     if add_usage:
-        raw = fields.get("stream_options")
-        options = _decode_raw(raw) if raw is not None and bytes(raw) != b"null" else {}
         options["include_usage"] = msgspec.Raw(b"true")
         fields["stream_options"] = msgspec.Raw(_encode(options))
     return _encode(fields)
@@ -104,6 +108,11 @@ def _check_bounds(facts: Facts) -> None:
         value = getattr(facts, name)
         if value is not None and value > MAX_TOKENS:
             raise _invalid(f"{name} must be at most {MAX_TOKENS}, not {value}", name)
+
+
+def _not_json(error: Exception) -> ApiError:
+    detail = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+    return ApiError(400, f"the request's body is not valid JSON: {detail}", code="invalid_json")
 
 
 def _invalid(message: str, param: str | None = None) -> ApiError:

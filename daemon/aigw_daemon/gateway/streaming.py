@@ -7,10 +7,8 @@ pieces is held until it is whole: clients act on whole events anyway, and a usag
 
 import re
 
-import msgspec
-
 from aigw_daemon.gateway.answers import Answer, Usage, decode_answer
-from aigw_daemon.gateway.wire import upstream_error
+from aigw_daemon.gateway.wire import BAD_JSON, upstream_error
 
 MAX_EVENT_BYTES = 1024 * 1024
 """A longer event passes through unread, so that no engine can make the gateway hold more."""
@@ -60,7 +58,7 @@ class StreamScan:
         self.begun = False
         """Whether an event with data was seen that is no error: from then on there is an answer."""
         self.done = False
-        """Whether ``[DONE]`` was seen after every choice had finished."""
+        """Whether ``[DONE]`` was seen after a choice had finished."""
         self.error: str | None = None
         """What the engine's error event says."""
         self.usage: Usage | None = None
@@ -68,8 +66,11 @@ class StreamScan:
 
     @property
     def finished(self) -> bool:
-        """Whether every choice has its finish_reason: without it a stream is cut, however it ended (rule B17)."""
-        return len(self._finished) >= self._choices
+        """Whether every choice has its finish_reason: without it a stream is cut, however it ended (rule B17).
+
+        An engine that says ``[DONE]`` may have given fewer choices than were asked for: Ollama ignores ``n``.
+        """
+        return self.done or len(self._finished) >= self._choices
 
     def feed(self, chunk: bytes) -> bytes:
         """Take in what arrived; returns what to forward, maybe nothing."""
@@ -121,7 +122,7 @@ class StreamScan:
             return event
         if data == _DONE:
             # A false [DONE] would tell the client that a cut answer is whole (fault 24).
-            self.done = self.finished
+            self.done = bool(self._finished)
             return event if self.done else b""
         if _notable(data):
             return self._notable_event(event, data)
@@ -131,11 +132,11 @@ class StreamScan:
     def _notable_event(self, event: bytes, data: bytes) -> bytes:
         try:
             answer = decode_answer(data)
-        except msgspec.DecodeError:
+        except BAD_JSON:
             self.begun = True
             return event
         if answer.is_error:
-            self.error = upstream_error(data)[0] or "the engine sent an error without a text"
+            self.error = upstream_error(data).message or "the engine sent an error without a text"
             return b""
         self.begun = True
         return b"" if self._take(answer) else event

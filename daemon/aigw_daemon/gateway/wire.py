@@ -6,7 +6,7 @@ its type and code.
 
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
 import msgspec
@@ -14,6 +14,9 @@ import msgspec
 JSON = b"content-type: application/json\r\n"
 NO_STORE = b"cache-control: private, no-store\r\n"
 """On every answer (rule B24)."""
+
+BAD_JSON: Final = (ValueError, RecursionError)
+"""What msgspec raises for bytes that are no JSON: ValueErrors for its own reasons and for what is no UTF-8."""
 
 _PRINTABLE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
 
@@ -131,28 +134,37 @@ _decode_upstream = msgspec.json.Decoder(_UpstreamBody).decode
 _LONGEST_MESSAGE = 2_000
 
 
-def relayed_error(status: int, body: bytes) -> ApiError:
+class Said(NamedTuple):
+    """An engine's own error, as far as it says it."""
+
+    message: str | None
+    type: str | None = None
+    code: str | None = None
+    param: str | None = None
+
+
+def relayed_error(status: int, said: Said) -> ApiError:
     """An engine's own 4xx, in OpenAI's envelope: bare strings and numeric codes are brought into its shape."""
-    message, type_, code, param = upstream_error(body)
-    return ApiError(status, message or f"the engine answered {status}", type_=type_, code=code, param=param)
+    message = said.message or f"the engine answered {status}"
+    return ApiError(status, message, type_=said.type, code=said.code, param=said.param)
 
 
-def upstream_error(body: bytes) -> tuple[str | None, str | None, str | None, str | None]:
-    """Message, type, code and param of an engine's error body, as far as it has them."""
+def upstream_error(body: bytes) -> Said:
+    """What an engine's error body says."""
     try:
         found = _decode_upstream(body)
-    except msgspec.DecodeError:
+    except BAD_JSON:
         text = body[:_LONGEST_MESSAGE].decode("utf-8", "replace").strip()
-        return text or None, None, None, None
+        return Said(text or None)
     match found.error:
         case str(text):
-            return text[:_LONGEST_MESSAGE], None, None, None
+            return Said(text[:_LONGEST_MESSAGE])
         case _UpstreamError() as error:
-            return (
+            return Said(
                 error.message[:_LONGEST_MESSAGE] if error.message else None,
                 error.type if isinstance(error.type, str) else None,
                 error.code if isinstance(error.code, str) else None,
                 error.param,
             )
         case None:
-            return found.message or found.detail, None, None, None
+            return Said(found.message or found.detail)

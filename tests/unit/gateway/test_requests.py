@@ -39,6 +39,13 @@ async def test_a_rename_leaves_other_values_byte_for_byte() -> None:
     assert parse_facts(changed).model == 'b"\\'
 
 
+@pytest.mark.parametrize("body", [b'{"model":"a","\xff":1}', b'{"model":"a","stream_options":{"\xff":1}}'])
+async def test_a_name_that_is_no_utf_8_is_refused_where_a_rewrite_meets_it(body: bytes) -> None:
+    with pytest.raises(ApiError, match="not valid JSON: 'utf-8'") as refused:
+        await rewritten(body, parse_facts(body), "b", add_usage=True)
+    assert (refused.value.status, refused.value.code) == (400, "invalid_json")
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),

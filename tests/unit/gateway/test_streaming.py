@@ -49,6 +49,18 @@ def test_usage_beside_a_choice_is_kept() -> None:
     assert scan.finished
 
 
+def test_an_engine_that_gives_fewer_choices_than_were_asked_for_ends_whole_by_its_done() -> None:
+    assert run(HELLO, FINISH, choices=2)[0].finished is False
+    scan, forwarded = run(HELLO, FINISH, DONE, choices=2)
+    assert (forwarded, scan.finished) == (HELLO + FINISH + DONE, True)
+
+
+@pytest.mark.parametrize("junk", [b'"error":null,"x":"\xff"', b'"error":' + b"[" * 5_000 + b"]" * 5_000])
+def test_an_event_that_cannot_be_read_does_no_harm(junk: bytes) -> None:
+    scan, _ = run(HELLO, b"data: {" + junk + b"}\n\n", FINISH, DONE)
+    assert scan.begun
+
+
 def test_done_before_the_finish_is_held_back() -> None:
     scan, forwarded = run(HELLO, DONE)
     assert (forwarded, scan.done, scan.finished) == (HELLO, False, False)

@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aigw_daemon.gateway.failures import AttemptFailed, Kind, spent
@@ -10,7 +10,7 @@ from aigw_daemon.gateway.health import health_of
 from aigw_daemon.gateway.hosts import HostPolicy
 from aigw_daemon.gateway.live import CHAT, ENDPOINTS, Live, upstream_path
 from aigw_daemon.gateway.routing import Decision
-from aigw_daemon.gateway.wire import ApiError, header, kind, relayed_error, status_line
+from aigw_daemon.gateway.wire import ApiError, Said, header, kind, relayed_error, status_line, upstream_error
 from aigw_daemon.words import State
 from tests.support.gateway import backend, snapshot
 
@@ -33,19 +33,18 @@ def test_no_value_breaks_out_of_its_header_line(value: str) -> None:
 
 
 @given(st.binary(max_size=300))
+@example(b'{"error":{"message":"\xff"}}')
+@example(b'{"error":{"x":' + b"[" * 5_000 + b"]" * 5_000 + b"}}")
 def test_whatever_an_engine_says_becomes_the_envelope(body: bytes) -> None:
-    error = msgspec.json.decode(relayed_error(400, body).body())["error"]
+    error = msgspec.json.decode(relayed_error(400, upstream_error(body)).body())["error"]
     assert set(error) == {"message", "type", "param", "code"}
     assert error["message"]
 
 
 def test_numeric_codes_of_engines_are_replaced() -> None:
-    error = relayed_error(
-        400, b'{"error":{"message":"too hot","type":"BadRequestError","param":"temperature","code":400}}'
-    )
-    assert (error.message, error.type, error.param, error.code) == (
-        "too hot", "BadRequestError", "temperature", "invalid_request",
-    )  # fmt: skip
+    said = upstream_error(b'{"error":{"message":"too hot","type":"BadRequestError","param":"temperature","code":400}}')
+    assert said == Said("too hot", "BadRequestError", None, "temperature")
+    assert relayed_error(400, said).code == "invalid_request"
 
 
 def test_a_status_line_has_its_phrase() -> None:
@@ -87,6 +86,35 @@ def test_other_hosts_do_not(host: str) -> None:
     assert refusal is not None
     assert refusal.status == 403
     assert host in refusal.message
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["http://localhost", "HTTPS://LocalHost:3000", "http://localhost.:3000", "http://[::1]:80", "http://127.0.0.1"],
+)
+def test_pages_of_this_machine_pass(origin: str) -> None:
+    assert HostPolicy().refusal(b"localhost", origin.encode()) is None
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "http://attacker.example@localhost",
+        "http://attacker.example\\@localhost",
+        "http://local\thost",
+        "http://localhost/page",
+        "http://localhost:1, http://attacker.example",
+        "http://localhost:999999",
+        "//localhost",
+        "localhost",
+        "null",
+        "",
+    ],
+)
+def test_what_is_no_origin_of_this_machine_does_not(origin: str) -> None:
+    refusal = HostPolicy().refusal(b"localhost", origin.encode())
+    assert refusal is not None
+    assert refusal.code == "origin_not_allowed"
 
 
 def test_a_profile_may_let_every_origin_in() -> None:

@@ -37,6 +37,13 @@ def test_a_copy_that_is_there_is_left_as_its_owner_edited_it(home: Path) -> None
     assert copy.read_text() == "edited"
 
 
+def test_a_home_that_cannot_be_made_is_told_in_one_sentence(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (home / "file").touch()
+    monkeypatch.setenv("AIGW_HOME", str(home / "file"))
+    with pytest.raises(SetupError, match="cannot use the folder"):
+        starter.profile_for(4100)
+
+
 def test_a_profile_with_a_gateway_section_is_not_given_a_second_one() -> None:
     with pytest.raises(SetupError, match="has a `gateway` section of its own"):
         starter.with_port("version: 1\ngateway: {port: 5000}\n", 4100)

@@ -243,6 +243,9 @@ class Connection(HttpToolsProtocol):
 
     def refuse(self, error: ApiError) -> None:
         """Answer a request that can't be taken, then close, reading on a little so that the client sees the answer."""
+        if self.phase >= Phase.LINGER:
+            # The parser goes on to the end of what arrived, and may find fault with what has been refused already.
+            return
         self._reading = None
         self._body.clear()
         if self._active is not None:

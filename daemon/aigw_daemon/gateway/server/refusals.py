@@ -65,7 +65,8 @@ class Framing:
                 self.host = value
                 self.hosts += 1
             case b"origin":
-                self.origin = value
+                # Two make one that is no origin, and so is refused.
+                self.origin = value if self.origin is None else self.origin + b", " + value
             case b"content-length":
                 self.content_length = value
             case b"transfer-encoding":
