@@ -1,5 +1,6 @@
 """Ollama under the supervisor: whose answer counts, what is adopted, and models that come while it runs."""
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from aigw_daemon.words import State
 from tests.support import ollama_registry
 from tests.support.ollama import KINDS, program, served
 from tests.support.supervision import fresh_home, profile, supervised
+from tests.support.upstream_server import Peer, UpstreamServer
 from tests.support.wait import eventually
 
 
@@ -95,3 +97,33 @@ async def test_next_daemon_adopts_it_with_its_models(home: Home, binary: Path, t
         await made.reaches("a", State.READY)
         assert made.pid("a") == pid
         assert not made.report("a").stale
+
+
+async def v1_only(peer: Peer) -> None:
+    """What stands before somebody's Ollama and opens nothing but OpenAI's routes."""
+    listing = json.dumps({"data": [{"id": "m:latest", "created": 5}]}).encode()
+    while True:
+        head, _ = await peer.request()
+        found = head.startswith(b"GET /v1/models ")
+        status, content = (b"200 OK", listing) if found else (b"404 Not Found", b"{}")
+        await peer.send(b"HTTP/1.1 %b\r\ncontent-length: %d\r\n\r\n%b" % (status, len(content), content))
+
+
+async def test_attached_one_that_opens_only_openais_routes_is_listed_by_them(home: Home) -> None:
+    async with UpstreamServer(v1_only) as server, supervised(home) as made:
+        text = f"backends: {{a: {{engine: ollama, attach: 'http://127.0.0.1:{server.port}'}}}}"
+        await made.supervisor.apply(profile(text))
+        ready = await made.reaches("a", State.READY)
+        assert [(model.id, model.created, model.digest) for model in ready.models] == [("m:latest", 5, None)]
+        assert ready.loaded == ()
+
+
+async def test_attached_one_tells_digests(home: Home, binary: Path, tmp_path: Path) -> None:
+    with ollama_registry.serving() as registry, served(binary, tmp_path) as other:
+        name = registry.offer("small:1", os.urandom(1000))
+        assert [step async for step in pull(OllamaPull(other.url, name, insecure=True))][-1].phase == "done"
+        async with supervised(home) as made:
+            await made.supervisor.apply(profile(f"backends: {{a: {{engine: ollama, attach: '{other.url}'}}}}"))
+            (model,) = (await made.reaches("a", State.READY)).models
+            assert model.id == name
+            assert model.digest is not None
