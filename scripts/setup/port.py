@@ -20,6 +20,7 @@ LISTENING = "0A"
 """The state of a listening socket in /proc/net/tcp."""
 AIGW = re.compile(r"\baigw(d|_daemon)\b")
 """The daemon and its gateway worker, by their command lines."""
+LAST_PORT = 65_535
 LOOPBACKS = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
 
 
@@ -42,7 +43,9 @@ class Holder:
 
 
 def check(port: int) -> None:
-    """Raises SetupError, with who holds it, when `port` is taken by anything but this user's own aigw."""
+    """Raises SetupError when `port` is none, or, with who holds it, is taken by anything but this user's own aigw."""
+    if not 1 <= port <= LAST_PORT:
+        raise SetupError(f"cannot use port {port}: a port is a number from 1 to {LAST_PORT}, like 4100")
     if all(is_free(family, address, port) for family, address in LOOPBACKS):
         return
     holder = next(holders(port), None)

@@ -33,7 +33,8 @@ def status_lines(status: Status, look: Look, own_version: str) -> list[Text]:
     """The whole screen. ``own_version`` is the CLI's: a daemon of another version is pointed out."""
     lines = _header(status, look, own_version)
     if not status.backends:
-        return [*lines, Text(), Text("no backends: the profile declares none", style="dim")]
+        nothing = "the profile declares none" if status.profile else "no profile is active; 'aigw up' runs one"
+        return [*lines, Text(), Text(f"no backends: {nothing}", style="dim")]
     return [*lines, Text(), *_backends(status.backends, look)]
 
 

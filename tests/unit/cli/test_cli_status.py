@@ -111,8 +111,10 @@ def test_no_profile_and_no_backends_are_said_so() -> None:
         "gateway  ○ stopped\n"
         "daemon   PID 4711  version 0.1.0  up 1d02h\n"
         "\n"
-        "no backends: the profile declares none\n"
+        "no backends: no profile is active; 'aigw up' runs one\n"
     )
+    empty = Status(profile="mine", daemon=DAEMON, gateway=GatewayStatus(url=None, state="stopped"), backends=[])
+    assert drawn(empty, 80).endswith("\nno backends: the profile declares none\n")
 
 
 def test_json_is_the_contract(aigw: Aigw, daemon: FakeDaemon) -> None:

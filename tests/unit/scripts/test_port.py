@@ -54,6 +54,12 @@ def test_the_holder_is_named_with_its_pid_and_program_and_another_port_is_propos
     assert str(caught.value).endswith(f"take another port: scripts/quickstart --port {port + 1}")
 
 
+@pytest.mark.parametrize("number", [0, 65_536, 10**30])
+def test_a_number_that_is_no_port_is_refused(number: int) -> None:
+    with pytest.raises(SetupError, match="a port is a number from 1 to 65535"):
+        check(number)
+
+
 def test_a_loopback_that_this_machine_lacks_is_in_nobodys_way() -> None:
     documentation_only = "192.0.2.1"
 
