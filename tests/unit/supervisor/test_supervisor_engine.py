@@ -49,6 +49,13 @@ def test_address_is_explicit_and_on_the_loopback(command: Command) -> None:
     assert {"--metrics", "--slots", "--no-webui"} <= set(launch.argv)
 
 
+def test_no_argument_of_the_profile_moves_it_off_the_loopback(command: Command, home: Home) -> None:
+    program = stub_engine.install(home.state / "bin")
+    launch = command(f", binary: {program}, args: [--host, 0.0.0.0, --port, '1']")
+    last = {flag: launch.argv[len(launch.argv) - launch.argv[::-1].index(flag)] for flag in ("--host", "--port")}
+    assert last == {"--host": "127.0.0.1", "--port": "4321"}
+
+
 def test_key_is_in_the_environment_only_and_never_printed(command: Command) -> None:
     launch = command()
     assert launch.env["LLAMA_API_KEY"] == "the-key"

@@ -87,7 +87,9 @@ class LlamacppEngine:
         model = _model_file(context, section)
         env = _environment(context, section)
         runner = _runner(section, env.get("PATH", os.defpath))
-        argv = (*runner, *_arguments(context, section, model), *section.args)
+        # Ours come last, and of a flag that is given twice llama-server takes the last: no args of the profile's can
+        # move it off the loopback (rule S2).
+        argv = (*runner, *section.args, *_arguments(context, section, model))
         return Launch(argv, env, (model, Path(runner[0])))
 
     def models(self, section: BackendSection, listing: Any, props: Any) -> tuple[ModelView, ...]:
