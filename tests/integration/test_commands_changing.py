@@ -148,7 +148,8 @@ def test_a_taken_port_is_told_with_pid_and_program(aigw: Aigw) -> None:
     assert f"PID {os.getpid()}" in said
     assert psutil.Process().name() in said
     assert "gateway.port" in said
-    assert aigw.processes("llamacpp") == []
+    assert aigw.processes() == []
+    eventually_now(lambda: aigw.run("status", code=None).returncode == 3, what="the end of the daemon brought for it")
 
 
 def test_a_model_that_is_no_model_fails_with_the_lines_that_show_it(aigw: Aigw) -> None:

@@ -32,14 +32,29 @@ def up(
     if foreground:
         _stay(names, place)
     screen = Screen(as_json=as_json)
-    ensure_daemon(Home.from_environment())
+    brought = ensure_daemon(Home.from_environment())
     with daemon() as client:
-        status = _started(client, screen, UpRequest(backends=names, profile=place))
+        status = _started(client, screen, UpRequest(backends=names, profile=place), brought=brought)
         return follow_to_ready(client, screen, wanted(status, names))
 
 
-def _started(client: "ControlClient", screen: "Screen", request: "UpRequest") -> "Status":
-    """Ask for the start; models that are missing are fetched first, once."""
+def _started(client: "ControlClient", screen: "Screen", request: "UpRequest", *, brought: bool) -> "Status":
+    """Ask for the start; models that are missing are fetched first, once.
+
+    A daemon that was ``brought`` along for this and is told no leaves again: what failed leaves nothing behind.
+    """
+    from aigw_daemon.control.client import Refused
+
+    try:
+        return _with_models(client, screen, request)
+    except Refused:
+        if brought:
+            for _ in client.down():
+                pass
+        raise
+
+
+def _with_models(client: "ControlClient", screen: "Screen", request: "UpRequest") -> "Status":
     from aigw_cli.pulling import pull
     from aigw_daemon.control.client import Refused
     from aigw_daemon.control.schema import PullRequest

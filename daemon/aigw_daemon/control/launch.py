@@ -47,8 +47,8 @@ class _Told:
     timed_out: bool
 
 
-def ensure_daemon(home: Home, *, command: Sequence[str] = DAEMON, timeout: float = READY_TIMEOUT) -> None:
-    """Return once a daemon answers on ``home``'s control socket, starting one when there is none.
+def ensure_daemon(home: Home, *, command: Sequence[str] = DAEMON, timeout: float = READY_TIMEOUT) -> bool:
+    """Return once a daemon answers on ``home``'s control socket, starting one when there is none; whether that was so.
 
     Two callers at once are fine: one daemon gets the lock, and both find it. ``timeout`` is in seconds. Raises
     LaunchError with the daemon's own problem, or with the end of its log when it died without a word, and HomeError
@@ -61,11 +61,12 @@ def ensure_daemon(home: Home, *, command: Sequence[str] = DAEMON, timeout: float
         told = _launch(home, command, timeout)
         problem = _problem(told, home.daemon_log, log_start, timeout)
         if problem is None:
-            return
+            return True
         if problem.code != "already_running" or time.monotonic() > deadline:
             raise LaunchError(problem)
         # Who holds the lock is starting, as we just were, or ending: then the next try gets it.
         _wait_listening(home, HOLDER_SECONDS)
+    return False
 
 
 def stop_all(*, command: Sequence[str] = DAEMON) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from aigw_daemon.control.schema import Problem, PullEvent, PullRequest
@@ -20,7 +21,7 @@ async def pull_events(puller: Puller, profile: Profile, request: PullRequest) ->
         name = wanted.model
         async with aclosing(puller.pull(wanted)) as steps:
             async for step in steps:
-                yield event(step)
+                yield event(step, puller.path_of(wanted) if step.phase == "done" else None)
     except PullError as error:
         unknown = error.reason == "not_found" and not _is_source(request.model)
         code = "unknown_model" if unknown else f"pull_{error.reason}"
@@ -28,8 +29,8 @@ async def pull_events(puller: Puller, profile: Profile, request: PullRequest) ->
         yield PullEvent(phase="failed", model=name, error=problem)
 
 
-def event(step: PullProgress) -> PullEvent:
-    """One step as the control API tells it."""
+def event(step: PullProgress, path: Path | None = None) -> PullEvent:
+    """One step as the control API tells it; ``path``: where the model's file is, once it is."""
     return PullEvent(
         phase=step.phase,
         model=step.model,
@@ -37,6 +38,7 @@ def event(step: PullProgress) -> PullEvent:
         total_bytes=step.total_bytes,
         message=step.message,
         already=step.already,
+        path=str(path) if path else None,
     )
 
 

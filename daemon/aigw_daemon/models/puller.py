@@ -79,6 +79,10 @@ class Puller:
         """Process ids of running children: whoever reaps orphans must leave these to asyncio."""
         return frozenset(self._wheels.running)
 
+    def path_of(self, request: PullRequest) -> Path:
+        """Where the file of a request lies once it is pulled. Raises PullError for a request that breaks a rule."""
+        return self._models / plan(request).path
+
     async def pull(self, request: PullRequest) -> AsyncGenerator[PullProgress, None]:
         """Pull one model's file; the last progress has the phase ``done``.
 
