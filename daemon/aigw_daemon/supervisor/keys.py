@@ -5,13 +5,13 @@ and nothing but the secret is kept.
 """
 
 import hmac
-import os
 import secrets
 from pathlib import Path
 from typing import Final
 
-from aigw_daemon.home import PRIVATE_FILE, Home
+from aigw_daemon.home import Home
 from aigw_daemon.link.messages import Secret
+from aigw_daemon.state_file import write_whole
 
 _BYTES: Final = 32
 
@@ -31,11 +31,5 @@ def _secret(path: Path) -> bytes:
 
 def _make(path: Path) -> bytes:
     fresh = secrets.token_bytes(_BYTES)
-    temporary = path.with_name(path.name + ".new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, PRIVATE_FILE)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(fresh)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write_whole(path, fresh)
     return fresh
