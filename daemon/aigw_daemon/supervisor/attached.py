@@ -1,6 +1,7 @@
 """A backend that somebody else runs: a URL that is probed and routed to, and never started or stopped."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -44,24 +45,11 @@ class AttachedBackend(Backend):
 
     def report(self) -> BackendReport:
         """See Backend."""
-        now = self._edges.clock.monotonic()
-        serving = self.state in SERVING
-        return BackendReport(
-            name=self.name,
-            engine=self.plan.kind,
-            state=self.state,
-            since=self._since,
-            since_s=now - self._entered_at,
-            wanted=self.wanted,
-            attached=True,
+        return replace(
+            self._outline(self._reading, self._answers_since if self.state in SERVING else None),
             address=self._address,
             api_key=self._key,
-            models=self._reading.models if serving else (),
-            loaded=self._reading.loaded if serving else (),
             max_concurrency=self.plan.section.max_concurrency,
-            uptime_s=now - self._answers_since if serving and self._answers_since is not None else None,
-            why=self.why,
-            failure=self.failure.kind if self.failure is not None else None,
         )
 
     def _on_start(self, *, by_operator: bool) -> None:

@@ -26,7 +26,7 @@ from aigw_daemon.supervisor.gpu_turns import GpuTurns
 from aigw_daemon.supervisor.happenings import Tell, happening, nobody
 from aigw_daemon.supervisor.launcher import Launcher
 from aigw_daemon.supervisor.lifecycle import Event, Life, next_state
-from aigw_daemon.supervisor.probe import Prober
+from aigw_daemon.supervisor.probe import Prober, Reading
 from aigw_daemon.supervisor.traffic import Watch
 from aigw_daemon.words import SERVING, EngineKind, State
 
@@ -251,6 +251,24 @@ class Backend(ABC):
     @abstractmethod
     async def _look_again(self) -> Callable[[], None]:
         """Ask it for its models; gives what is to be handled with the answer."""
+
+    def _outline(self, reading: Reading, serves_since: float | None) -> BackendReport:
+        """What a report says of either kind of life. ``serves_since`` in monotonic seconds, None: it does not serve."""
+        now, serving = self._edges.clock.monotonic(), self.state in SERVING
+        return BackendReport(
+            name=self.name,
+            engine=self.plan.kind,
+            state=self.state,
+            since=self._since,
+            since_s=now - self._entered_at,
+            wanted=self.wanted,
+            attached=self.life is Life.ATTACHED,
+            models=reading.models if serving else (),
+            loaded=reading.loaded if serving else (),
+            uptime_s=now - serves_since if serves_since is not None else None,
+            why=self.why,
+            failure=self.failure.kind if self.failure is not None else None,
+        )
 
     def _transition(self, event: Event, why: str | None = None) -> bool:
         """Take an event: the one place where the state changes. Returns whether it did."""

@@ -2,40 +2,34 @@
 
 import asyncio
 import logging
-import signal
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
-from aigw_daemon.supervisor import bringup, hang, liveness
+from aigw_daemon.supervisor import bringup, hang, liveness, readiness
 from aigw_daemon.supervisor.backend import Address, Backend, BackendReport, Edges, Past, Plan
 from aigw_daemon.supervisor.backoff import History, Limits
 from aigw_daemon.supervisor.bringup import Running, process_section
 from aigw_daemon.supervisor.drain import drained
 from aigw_daemon.supervisor.engines.base import LOOPBACK, Engine, Library
 from aigw_daemon.supervisor.engines.registry import engine
-from aigw_daemon.supervisor.failures import OOM_KILLED, Exit, Failure, FailureKind, Unrunnable, classify
+from aigw_daemon.supervisor.failures import Exit, Failure, FailureKind, Unrunnable
 from aigw_daemon.supervisor.happenings import Happening
-from aigw_daemon.supervisor.launcher import STOP_GRACE, LaunchError, Stopped
+from aigw_daemon.supervisor.launcher import LaunchError, Stopped
 from aigw_daemon.supervisor.lifecycle import Event, Life
 from aigw_daemon.supervisor.liveness import Liveness
-from aigw_daemon.supervisor.patience import Patience, progress
+from aigw_daemon.supervisor.patience import progress
 from aigw_daemon.supervisor.probe import Reading
 from aigw_daemon.supervisor.progress import LOOKS, Progress
+from aigw_daemon.supervisor.takedown import LOG_LINES, End, end_process, explained
 from aigw_daemon.supervisor.verdict import Ended, judge
 from aigw_daemon.words import SERVING, State
 
 LOOK_SECONDS: Final = 2.0
 """How often its memory and its descendants are noted."""
-FIRST_PROBE_SECONDS: Final = 0.05
-PROBE_FACTOR: Final = 1.5
-LAST_PROBE_SECONDS: Final = 1.0
 RECHECK_SECONDS: Final = 5.0
 """How often a backend that failed for good looks whether a file has changed."""
-LOG_LINES: Final = 200
-"""How many lines a failure is looked for in."""
-SHOWN_LINES: Final = 20
-
 log = logging.getLogger(__name__)
 
 
@@ -67,29 +61,17 @@ class ManagedBackend(Backend):
 
     def report(self) -> BackendReport:
         """See Backend."""
-        section, now, process = process_section(self.plan), self._edges.clock.monotonic(), self._process
-        record = self._edges.state.backend(self.name)
+        section, process, record = process_section(self.plan), self._process, self._edges.state.backend(self.name)
         port = process.port if process is not None else section.port or record.port
-        return BackendReport(
-            name=self.name,
-            engine=self.plan.kind,
-            state=self.state,
-            since=self._since,
-            since_s=now - self._entered_at,
-            wanted=self.wanted,
-            attached=False,
+        return replace(
+            self._outline(self._reading, self._ready_at),
             address=Address(LOOPBACK, port) if port is not None else None,
             api_key=process.key if process is not None else None,
             pid=process.handle.identity.pid if process is not None else None,
             gpus=self._gpus(),
             memory_bytes=self._memory,
-            models=self._reading.models if self.state in SERVING else (),
-            loaded=self._reading.loaded if self.state in SERVING else (),
             max_concurrency=section.max_concurrency or self._reading.concurrency,
-            uptime_s=now - self._ready_at if self._ready_at is not None else None,
             restarts=record.restarts,
-            why=self.why,
-            failure=self.failure.kind if self.failure is not None else None,
             progress=self._progress if self.state is State.STARTING else None,
             log_tail=self.failure.lines if self.failure is not None else (),
             past=self._past,
@@ -186,36 +168,13 @@ class ManagedBackend(Backend):
         return await bringup.launch(self.plan, self._edges, kind, placement)
 
     async def _await_ready(self, kind: Engine) -> None:
-        clock, section = self._edges.clock, process_section(self.plan)
-        now, pause = clock.monotonic(), FIRST_PROBE_SECONDS
-        patience = Patience(section.start_timeout or kind.start_timeout, kind.stall_timeout, began=now, moved=now)
-        while True:
-            reading = await self._read(kind)
-            if reading.up:
-                self._post(partial(self._became_ready, reading))
-                return
-            if (failure := _hopeless(reading, self._given_up(patience))) is not None:
-                self._post(partial(self._fail, Event.START_FAILED, failure))
-                return
-            await self._note()
-            await clock.sleep(pause)
-            pause = min(pause * PROBE_FACTOR, LAST_PROBE_SECONDS)
-
-    def _given_up(self, patience: Patience) -> str | None:
-        edges, process = self._edges, self._process
-        if process is None:
-            return None
-        size = edges.launcher.log_size(bringup.log_path(self.plan, edges))
-        return patience.over(edges.clock.monotonic(), size, edges.launcher.usage(process.handle).cpu_seconds)
-
-    async def _read(self, kind: Engine) -> Reading:
         if (process := self._process) is None:
-            return Reading(why="it has ended")
-        reading = await self._edges.prober.ready(kind, self.plan.section, _url(process), process.key)
-        if (reading.up or reading.wrong) and not self._edges.launcher.listens(process.handle, process.port):
-            owner = self._edges.launcher.port_owner(process.port)
-            return Reading(why=f"port {process.port} is answered by {owner or 'another process'}, not by our engine")
-        return reading
+            return
+        found = await readiness.until_ready(self.plan, self._edges, kind, process, self._note)
+        if isinstance(found, Failure):
+            self._post(partial(self._fail, Event.START_FAILED, found))
+        else:
+            self._post(partial(self._became_ready, found))
 
     async def _note(self) -> None:
         """Keep what is shown and what must survive us: memory, descendants, the last line of the log."""
@@ -269,7 +228,7 @@ class ManagedBackend(Backend):
             await edges.clock.sleep(LOOK_SECONDS if limit is None else min(LOOK_SECONDS, limit / LOOKS))
             if edges.clock.monotonic() < next_probe:
                 continue
-            why = await edges.prober.alive(kind, self.plan.section, _url(process), process.key)
+            why = await edges.prober.alive(kind, self.plan.section, readiness.url(process), process.key)
             next_probe = edges.clock.monotonic() + liveness.INTERVAL
             event = row.take(why, edges.traffic(self.name).relayed)
             self._post(partial(self._judge, event, why, row.failures))
@@ -293,10 +252,12 @@ class ManagedBackend(Backend):
             self.why = f"{why} ({failures} failed liveness probes)"
 
     async def _look_again(self) -> Callable[[], None]:
-        process, reading = self._process, await self._read(engine(self.plan.kind, self.name))
-        return partial(self._read_again, process, reading)
+        if (process := self._process) is None:
+            return lambda: None
+        kind = engine(self.plan.kind, self.name)
+        return partial(self._read_again, process, await readiness.read(self.plan, self._edges, kind, process))
 
-    def _read_again(self, process: Running | None, reading: Reading) -> None:
+    def _read_again(self, process: Running, reading: Reading) -> None:
         """Take news of a running engine's models; whether it is well is for the liveness probe to say."""
         if process is self._process and self.state in SERVING and reading.up and reading != self._reading:
             self._reading = reading
@@ -349,37 +310,9 @@ class ManagedBackend(Backend):
         self._transition(Event.DRAINED)
 
     async def _take_down(self) -> None:
-        stopped = await self._end_process()
-        failure = self.failure
-        if failure is not None or self._exit is not None:
-            path, offset = bringup.log_path(self.plan, self._edges), self._edges.state.backend(self.name).log_offset
-            failure = self._explain(failure, await self._edges.launcher.tail(path, LOG_LINES, offset))
-        self._post(partial(self._ended, stopped, failure))
-
-    async def _end_process(self) -> Stopped:
-        edges, process = self._edges, self._process
-        launcher, record = edges.launcher, edges.state.backend(self.name)
-        pids = bringup.recorded_pids(record)
-        if process is None:
-            stopped = await bringup.end_recorded(launcher, self.name, record)
-        else:
-            pids |= {member.pid for member in launcher.members(process.handle)}
-            # A hung one heeds no SIGTERM, and its requests wait for the end of it.
-            grace = 0.0 if self.failure is not None and self.failure.kind is FailureKind.HUNG else STOP_GRACE
-            stopped = await launcher.stop(process.handle, grace=grace, members=record.descendants)
-        # Its end is not the end of its memory on a GPU: that is back when the driver has forgotten the process.
-        await edges.gpus.left(pids)
-        return stopped
-
-    def _explain(self, failure: Failure | None, lines: list[str]) -> Failure:
-        if failure is not None:
-            return Failure(failure.kind, failure.sentence, failure.lines or tuple(lines[-SHOWN_LINES:]))
-        killed = self._exit is not None and self._exit.signal == signal.SIGKILL
-        if killed and self._edges.launcher.oom_kills() > self._oom_kills:
-            return Failure(FailureKind.OOM_KILLED, OOM_KILLED, tuple(lines[-SHOWN_LINES:]))
-        # What was said on the way to ready says nothing about an end long after it.
-        signs = engine(self.plan.kind, self.name).signs if self._ready_at is None else ()
-        return classify(signs, lines, str(self._exit), shown=SHOWN_LINES)
+        end = End(self.failure, self._exit, self._ready_at is not None, self._oom_kills)
+        stopped = await end_process(self.plan, self._edges, self._process, self.failure)
+        self._post(partial(self._ended, stopped, await explained(self.plan, self._edges, end)))
 
     def _ended(self, stopped: Stopped, failure: Failure | None) -> None:
         if stopped.swept:
@@ -406,7 +339,7 @@ class ManagedBackend(Backend):
 
     async def _clear_up(self) -> None:
         """After an internal error: end what runs; the operator may start it again."""
-        self._post(partial(self._let_go, await self._end_process()))
+        self._post(partial(self._let_go, await end_process(self.plan, self._edges, self._process, self.failure)))
 
     # --- waiting
 
@@ -428,17 +361,3 @@ class ManagedBackend(Backend):
         restarts = self._edges.state.backend(self.name).restarts
         self._edges.state.update_backend(self.name, restarts=restarts + 1)
         self._transition(Event.RETRY)
-
-
-def _hopeless(reading: Reading, over: str | None) -> Failure | None:
-    """Why it will not become ready, if that is sure (rule A2). ``over``: why it is waited for no longer."""
-    if reading.wrong:
-        return Failure(FailureKind.WRONG_MODEL, f"the engine is up, but {reading.wrong}: check served_name")
-    if over is not None:
-        why = f": {reading.why}" if reading.why else ""
-        return Failure(FailureKind.START_TIMEOUT, f"{over}{why}")
-    return None
-
-
-def _url(process: Running) -> str:
-    return Address(LOOPBACK, process.port).url

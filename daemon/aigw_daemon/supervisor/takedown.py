@@ -1,0 +1,60 @@
+"""Ending a backend's process with all that belongs to it, and saying why it had to end (rules A7, A8, A14)."""
+
+import signal
+from dataclasses import dataclass
+from typing import Final
+
+from aigw_daemon.supervisor import bringup
+from aigw_daemon.supervisor.backend import Edges, Plan
+from aigw_daemon.supervisor.bringup import Running
+from aigw_daemon.supervisor.engines.registry import engine
+from aigw_daemon.supervisor.failures import OOM_KILLED, Exit, Failure, FailureKind, classify
+from aigw_daemon.supervisor.launcher import STOP_GRACE, Stopped
+
+LOG_LINES: Final = 200
+"""How many lines a failure is looked for in."""
+SHOWN_LINES: Final = 20
+
+
+@dataclass(frozen=True)
+class End:
+    """How it came to its end. ``failure``: for which it is taken down, if for any; ``exit``: if it ended by itself."""
+
+    failure: Failure | None
+    exit: Exit | None
+    was_ready: bool
+    oom_kills: int
+    """The kernel's count while it ran."""
+
+
+async def end_process(plan: Plan, edges: Edges, process: Running | None, failure: Failure | None) -> Stopped:
+    """End what runs of it; returns when it has left its GPUs too. ``failure``: for which it has to end."""
+    launcher, record = edges.launcher, edges.state.backend(plan.name)
+    pids = bringup.recorded_pids(record)
+    if process is None:
+        stopped = await bringup.end_recorded(launcher, plan.name, record)
+    else:
+        pids |= {member.pid for member in launcher.members(process.handle)}
+        # A hung one heeds no SIGTERM, and its requests wait for the end of it.
+        grace = 0.0 if failure is not None and failure.kind is FailureKind.HUNG else STOP_GRACE
+        stopped = await launcher.stop(process.handle, grace=grace, members=record.descendants)
+    # Its end is not the end of its memory on a GPU: that is back when the driver has forgotten the process.
+    await edges.gpus.left(pids)
+    return stopped
+
+
+async def explained(plan: Plan, edges: Edges, end: End) -> Failure | None:
+    """The failure with the log lines that show it; None when it was asked to end."""
+    if end.failure is None and end.exit is None:
+        return None
+    path, offset = bringup.log_path(plan, edges), edges.state.backend(plan.name).log_offset
+    lines = await edges.launcher.tail(path, LOG_LINES, offset)
+    last = tuple(lines[-SHOWN_LINES:])
+    if end.failure is not None:
+        return Failure(end.failure.kind, end.failure.sentence, end.failure.lines or last)
+    killed = end.exit is not None and end.exit.signal == signal.SIGKILL
+    if killed and edges.launcher.oom_kills() > end.oom_kills:
+        return Failure(FailureKind.OOM_KILLED, OOM_KILLED, last)
+    # What was said on the way to ready says nothing about an end long after it.
+    signs = () if end.was_ready else engine(plan.kind, plan.name).signs
+    return classify(signs, lines, str(end.exit), shown=SHOWN_LINES)
