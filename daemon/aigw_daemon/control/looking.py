@@ -2,13 +2,13 @@
 
 from aigw_daemon.control.schema import CandidateInfo, HealthReport, RouteAnswer, RouteRequest
 from aigw_daemon.gateway.health import health_of
-from aigw_daemon.gateway.routing import RoutingTable, resolve
+from aigw_daemon.gateway.routing import Conditions, RoutingTable, resolve
 from aigw_daemon.link.messages import Snapshot
 
 
 def route_answer(snapshot: Snapshot, request: RouteRequest) -> RouteAnswer:
     """What the worker would decide for this name; the very same function decides there."""
-    decision = resolve(RoutingTable(snapshot), request.model, frozenset(request.assume_down))
+    decision = resolve(RoutingTable(snapshot), request.model, Conditions(frozenset(request.assume_down)))
     return RouteAnswer(
         model=request.model,
         matched=decision.matched,

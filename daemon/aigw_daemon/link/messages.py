@@ -5,9 +5,18 @@ beside it), `Load` while anything is in flight, `Records` in batches, `Demand`. 
 unknown field is ignored, so that a newer side may say more.
 """
 
+from typing import Final
+
 import msgspec
 
 from aigw_daemon.words import EngineKind, State
+
+CHAT: Final = "chat/completions"
+COMPLETIONS: Final = "completions"
+EMBEDDINGS: Final = "embeddings"
+RERANK: Final = "rerank"
+ENDPOINTS: Final = (CHAT, COMPLETIONS, EMBEDDINGS, RERANK)
+"""What can be asked of an engine, as the path below its base path (rule S4)."""
 
 
 class Secret(msgspec.Struct, frozen=True):
@@ -53,8 +62,23 @@ class BackendView(msgspec.Struct, frozen=True):
     why: str | None = None
     """The reason for a state that isn't ready, one sentence."""
     max_concurrency: int | None = None
+    """Requests that it works on at once, as the profile or the engine says; None where neither does."""
     wanted: bool = True
     """Whether the operator or the profile wants it running."""
+    max_queue: int = 100
+    """Requests that may wait for one of these places."""
+    endpoints: tuple[str, ...] = ENDPOINTS
+    """What its engine speaks, of `ENDPOINTS`."""
+    cloud: bool = False
+    """A service on the internet: its models can also be asked for by the names that a local Ollama gives them."""
+    first_token_timeout: float | None = None
+    """Seconds that a stream may take to its first token; None: its hang detector watches instead."""
+    gap_timeout: float | None = None
+    """Seconds between two pieces of an answer; None: likewise."""
+    cold_timeout: float = 600.0
+    """Seconds that a request waits for it to start."""
+    last_start_s: float | None = None
+    """Seconds that its last start took until it was ready, where that is known."""
 
 
 class TargetView(msgspec.Struct, frozen=True):
@@ -62,6 +86,19 @@ class TargetView(msgspec.Struct, frozen=True):
 
     backend: str
     model: str
+    weight: int = 1
+    """Its share among the targets of its route, where the route is balanced by weight or load."""
+
+
+class ParamsView(msgspec.Struct, frozen=True):
+    """What a route does to the fields of a request. Values are JSON, ready to be spliced in."""
+
+    defaults: dict[str, bytes] = {}
+    """Set where the request doesn't say."""
+    override: dict[str, bytes] = {}
+    """Set whatever the request says."""
+    drop: tuple[str, ...] = ()
+    """Left out."""
 
 
 class RouteView(msgspec.Struct, frozen=True):
@@ -76,6 +113,24 @@ class RouteView(msgspec.Struct, frozen=True):
     """What is tried after the route's own targets; empty where the route says off."""
     cold: str = "wait"
     """While a backend starts: wait, bridge or reject."""
+    overflow: str = "queue"
+    """While all places of a backend are taken: queue for one, or spill over to the next target."""
+    balance: str = "order"
+    """Among its targets that serve: order, least_busy or weighted."""
+    params: ParamsView | None = None
+    on_context_overflow: tuple[TargetView, ...] = ()
+    """Who is asked when a prompt is too long for the targets."""
+    first_token_timeout: float | None = None
+    """Seconds, in place of the backend's; None: the backend's."""
+    request_timeout: float | None = None
+    """Seconds, in place of the gateway's; None: the gateway's."""
+
+
+class CapabilityView(msgspec.Struct, frozen=True):
+    """A word for what a model is good at, and the models for it, the best first."""
+
+    name: str
+    models: tuple[str, ...]
 
 
 class GatewayView(msgspec.Struct, frozen=True):
@@ -86,6 +141,10 @@ class GatewayView(msgspec.Struct, frozen=True):
     """Beside localhost and loopback addresses."""
     cors_origins: tuple[str, ...] = ()
     request_timeout: float = 600.0
+    max_attempts: int = 3
+    """Attempts of one request, over all candidates."""
+    queue_timeout: float = 60.0
+    """How long a request may wait for a place at a backend."""
     header_timeout: float = 10.0
     body_timeout: float = 60.0
     max_body: int = 64 * 1024 * 1024
@@ -102,6 +161,7 @@ class Snapshot(msgspec.Struct, frozen=True, tag="snapshot"):
     routes: tuple[RouteView, ...]
     fallback: tuple[TargetView, ...] = ()
     """After a model that no route names but some backend serves."""
+    capabilities: tuple[CapabilityView, ...] = ()
 
 
 class Drain(msgspec.Struct, frozen=True, tag="drain"):
@@ -137,6 +197,10 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
     """Requests that it is answering."""
     relayed: dict[str, int] = {}
     """A number that grows with every piece of an answer that comes from it, and while a slow client holds it up."""
+    waiting: dict[str, int] = {}
+    """Requests that wait for a place at it."""
+    broken: dict[str, str] = {}
+    """Backends that get no requests for now because of what they answered, with the reason."""
 
 
 class Demand(msgspec.Struct, frozen=True, tag="demand"):

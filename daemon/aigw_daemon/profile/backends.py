@@ -107,6 +107,12 @@ class BackendSection(Section):
     first_token_timeout: Duration | None = Field(
         default=None, description="How long a stream may wait for its first token; absent: the gateway's."
     )
+    gap_timeout: Duration | None = Field(
+        default=None, description="How long an answer may stand still; absent: the gateway's."
+    )
+    max_queue: Annotated[int, Field(ge=0, le=100_000)] | None = Field(
+        default=None, description="How many requests may wait for a place; absent: the gateway's."
+    )
 
     @property
     def base_url(self) -> str | None:
@@ -278,6 +284,11 @@ class OpenaiBackend(BackendSection):
         default=None, description="Its key; ${VARIABLE} is taken from the daemon's environment."
     )
     models: ModelList = "auto"
+    cloud: bool | None = Field(
+        default=None,
+        description="Whether it is a service on the internet; absent: only ollama.com is. Its models can then also be "
+        "asked for as NAME:cloud and NAME:TAG-cloud, and it gets 60s to the first token.",
+    )
 
     @property
     def base_url(self) -> str | None:

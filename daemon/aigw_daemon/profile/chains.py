@@ -4,14 +4,18 @@ Pure, and total: a profile that `check` has passed always expands, whatever its 
 """
 
 from collections.abc import Iterator, Mapping
+from typing import Final
 
 from aigw_daemon.profile.backends import BackendSection
 from aigw_daemon.profile.model import Profile, Route, Target
 
+REGEX_MARK: Final = "~"
+"""A route's name that starts with it is a regular expression for the whole name that is asked for."""
+
 
 def is_pattern(name: str) -> bool:
-    """Whether a route's name is a glob rather than one model's name."""
-    return any(character in name for character in "*?[")
+    """Whether a route's name is a glob, or a regular expression (``~…``), rather than one model's name."""
+    return name.startswith(REGEX_MARK) or any(character in name for character in "*?[")
 
 
 def served_by(backends: Mapping[str, BackendSection], model: str) -> str | None:
@@ -39,37 +43,49 @@ def chain(profile: Profile, name: str) -> tuple[Target, ...]:
 
 def fallbacks(profile: Profile, name: str) -> tuple[Target, ...]:
     """What is tried after the route's own targets; nothing when it, or the route that it is an alias of, says off."""
-    route = _behind(profile, name)
+    route = behind(profile, name)
     if route is not None and route.fallback == "off":
         return ()
     own = set(chain(profile, name))
     return tuple(target for target in _once(_expand(profile, profile.fallback, None)) if target not in own)
 
 
-def _expand(profile: Profile, names: tuple[str, ...], asked: str | None) -> Iterator[Target]:
+def context_chain(profile: Profile, name: str) -> tuple[Target, ...]:
+    """Who is asked when a prompt is too long for a route's own targets."""
+    route = behind(profile, name)
+    own = {(target.backend, target.model) for target in chain(profile, name)}
+    entries = _expand(profile, route.on_context_overflow, _asked(name)) if route is not None else iter(())
+    return tuple(target for target in _once(entries) if (target.backend, target.model) not in own)
+
+
+def _expand(profile: Profile, names: tuple[str | Target, ...], asked: str | None) -> Iterator[Target]:
     """Depth first by a stack of its own: a chain of aliases may be longer than Python's recursion is deep."""
     stack: list[tuple[str | Target, str | None]] = [(name, asked) for name in reversed(names)]
     seen: set[str] = set()
     while stack:
         entry, inside = stack.pop()
         if isinstance(entry, Target):
-            yield entry if entry.model else Target(backend=entry.backend, model=inside or None)
+            yield entry if entry.model else entry.model_copy(update={"model": inside or None})
         elif inside is not None and entry in profile.backends:
             yield Target(backend=entry, model=_only_model(profile.backends[entry]) or inside or None)
         elif (route := profile.routes.get(entry)) is not None and entry not in seen:
             seen.add(entry)
-            stack.extend(_entries(route, None if is_pattern(entry) else entry))
+            stack.extend(_entries(route, _asked(entry)))
         elif (target := direct(profile, entry)) is not None:
             yield target
         elif entry in profile.backends:
             yield Target(backend=entry, model=_only_model(profile.backends[entry]))
 
 
-def _entries(route: Route, name: str | None) -> list[tuple[str | Target, str | None]]:
+def _entries(route: Route, name: str) -> list[tuple[str | Target, str | None]]:
     if route.alias is not None:
         return [(route.alias, None)]
-    # A pattern has no one name: "" keeps its targets open for the name that will be asked for.
-    return [(target, name or "") for target in reversed(route.targets or ())]
+    return [(target, name) for target in reversed(route.targets or ())]
+
+
+def _asked(name: str) -> str:
+    """A pattern has no one name: "" keeps its targets open for the name that will be asked for."""
+    return "" if is_pattern(name) else name
 
 
 def _only_model(backend: BackendSection) -> str | None:
@@ -81,7 +97,8 @@ def _once(targets: Iterator[Target]) -> tuple[Target, ...]:
     return tuple(dict.fromkeys(targets))
 
 
-def _behind(profile: Profile, name: str) -> Route | None:
+def behind(profile: Profile, name: str) -> Route | None:
+    """The route that holds the settings of this name: itself, or what it is an alias of; None where that is none."""
     route = profile.routes.get(name)
     while route is not None and route.alias is not None:
         route = profile.routes.get(route.alias)

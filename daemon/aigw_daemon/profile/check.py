@@ -3,6 +3,8 @@
 Pure: from a profile to findings. It looks at nothing of this machine; planning does.
 """
 
+import re
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ from aigw_daemon.profile.backends import (
     ProcessSection,
     VllmBackend,
 )
-from aigw_daemon.profile.chains import direct, is_pattern
+from aigw_daemon.profile.chains import REGEX_MARK, direct, is_pattern
 from aigw_daemon.profile.commands import uses
 from aigw_daemon.profile.errors import shown
 from aigw_daemon.profile.model import Profile, Route, Target, managed_port
@@ -23,8 +25,10 @@ from aigw_daemon.profile.sources import HttpSource, is_loopback, model_path, par
 
 Path = tuple[str | int, ...]
 
-_WITHOUT_PROCESS = {"engine", "description", "max_concurrency", "first_token_timeout", "attach", "api_key", "models"}
+_WITHOUT_PROCESS = {*BackendSection.model_fields, "engine", "attach", "api_key", "models"}
 """Keys that mean something for a backend that somebody else runs; so do a model and its served name."""
+_OF_TARGETS = set(Route.model_fields) - {"alias", "targets"}
+"""Keys that say how a route's targets are asked; an alias has none of its own."""
 _OF_MODEL = {"model", "served_name"}
 
 
@@ -58,6 +62,7 @@ def check(profile: Profile, declared: Declared) -> list[Finding]:
         *(finding for name, backend in profile.backends.items() for finding in _backend(name, backend)),
         *(finding for name, route in profile.routes.items() for finding in _form(name, route)),
         *_names(profile, declared),
+        *_capabilities(profile, declared),
         *_cycles(profile),
         *_model_files(profile),
     ]
@@ -131,9 +136,21 @@ def _form(name: str, route: Route) -> Iterator[Finding]:
     if route.alias is None and route.targets is None:
         yield Finding(path, "a route needs targets or an alias", choices=("targets", "alias"))
     if route.alias is not None:
-        for key in sorted({"cold", "fallback"} & route.model_fields_set):
+        for key in sorted(_OF_TARGETS & route.model_fields_set):
             rule = "an alias is only another name: this belongs to the route that it stands for"
             yield Finding((*path, key), rule, hint="move it there")
+    if name.startswith(REGEX_MARK) and (trouble := _no_regex(name)):
+        rule = f"a name that starts with {REGEX_MARK} is a regular expression, and this is none: {trouble}"
+        yield Finding(path, rule, shown(name), hint="see Python's re for the form; without ~ it is a glob")
+
+
+def _no_regex(name: str) -> str | None:
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            re.compile(name[len(REGEX_MARK) :])
+    except (re.error, OverflowError, RecursionError) as error:
+        return str(error)
+    return None
 
 
 def _names(profile: Profile, declared: Declared) -> Iterator[Finding]:
@@ -143,15 +160,42 @@ def _names(profile: Profile, declared: Declared) -> Iterator[Finding]:
     for name, route in profile.routes.items():
         if route.alias is not None:
             yield from _alias(profile, declared, ("routes", name, "alias"), route.alias, exact)
-        for index, target in enumerate(route.targets or ()):
-            path: Path = ("routes", name, "targets", index)
-            if isinstance(target, str):
-                yield from _target(profile, declared, path, target, known)
-            elif target.backend not in declared.backends:
-                rule = "must be a backend of this profile"
-                yield Finding((*path, "backend"), rule, shown(target.backend), choices=backends)
+        for key, targets in (("targets", route.targets or ()), ("on_context_overflow", route.on_context_overflow)):
+            for index, target in enumerate(targets):
+                path: Path = ("routes", name, key, index)
+                if isinstance(target, str):
+                    yield from _target(profile, declared, path, target, known)
+                elif target.backend not in declared.backends:
+                    rule = "must be a backend of this profile"
+                    yield Finding((*path, "backend"), rule, shown(target.backend), choices=backends)
     for index, target in enumerate(profile.fallback):
         yield from _target(profile, declared, ("fallback", index), target, known)
+
+
+def _capabilities(profile: Profile, declared: Declared) -> Iterator[Finding]:
+    """Their models may be known to an engine only, as long as some engine is asked for what it has."""
+    exact = {name for name in declared.routes if not is_pattern(name)}
+    open_ended = any(backend.served_models is None for backend in profile.backends.values())
+    for name, models in profile.capabilities.items():
+        path: Path = ("capabilities", name)
+        if is_pattern(name):
+            yield Finding(path, "a capability has one name, no pattern", shown(name))
+        if name in declared.routes:
+            rule = "a route has this name already, and routes come first"
+            yield Finding(path, rule, shown(name), hint="rename one of them")
+        for index, model in enumerate(models):
+            if model in exact or _leads_somewhere(profile, declared, model):
+                continue
+            place = (*path, index)
+            if model in declared.backends:
+                rule = "must be a model's name, as a client would ask for it"
+                yield Finding(place, rule, shown(model), hint=f"that is a backend: write {model}/MODEL")
+            elif model in profile.capabilities:
+                rule = "a capability lists models, and no other capability"
+                yield Finding(place, rule, shown(model))
+            elif not open_ended:
+                rule = "must be a route, a model that a backend serves, or BACKEND/MODEL"
+                yield Finding(place, rule, shown(model), choices=(*sorted(exact), *_served(profile.backends)))
 
 
 def _alias(profile: Profile, declared: Declared, path: Path, name: str, routes: Sequence[str]) -> Iterator[Finding]:

@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, PrivateAttr, Tag
 
 from aigw_daemon.profile.backends import Backend, BackendSection, ModelId, ProcessSection, Section, Text
+from aigw_daemon.profile.fields import request_field
 from aigw_daemon.profile.scalars import Duration, Locked, Secret, Size, check_redis, one_of_pattern, rule
 from aigw_daemon.profile.sources import MODEL_NAME, MODEL_NAME_RULE, SourceError, model_path, parse_source
 
@@ -64,9 +66,20 @@ class Gateway(Section):
     first_token_timeout: Duration | None = Field(
         default=None, description="How long a stream may wait for its first token; absent: by the kind of engine."
     )
+    gap_timeout: Duration | None = Field(
+        default=None,
+        description="How long an answer may stand still; absent: 60s for URLs, and no limit for engines of aigw's own.",
+    )
     cold_timeout: Duration = Field(
         default=600.0, description="How long a request waits for a backend that must start first."
     )
+    max_attempts: Annotated[int, Field(ge=1, le=100)] = Field(
+        default=3, description="How many attempts a request may take, over all its targets."
+    )
+    max_queue: Annotated[int, Field(ge=0, le=100_000)] = Field(
+        default=100, description="How many requests may wait for a place at each backend; more get the next target."
+    )
+    queue_timeout: Duration = Field(default=60.0, description="How long a request may wait for a place.")
     max_body: Size = Field(default=64 * 1024 * 1024, description="The largest request body; larger ones get 413.")
     max_header: Size = Field(default=64 * 1024, description="The largest request header; larger ones get 431.")
     header_timeout: Duration = Field(default=10.0, description="How long a client may take to send its header.")
@@ -108,6 +121,23 @@ class Target(Section):
     model: ModelId | None = Field(
         default=None, description="The model's name there; absent: the name that was asked for."
     )
+    weight: Annotated[int, Field(ge=1, le=1000)] = Field(
+        default=1, description="Its share where the route says balance: weighted or least_busy."
+    )
+
+
+def _field_value(value: object) -> object:
+    """JSON, which has no infinity and no NaN."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise rule("must be a number that JSON has")
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple) else ()
+    for part in parts:
+        _field_value(part)
+    return value
+
+
+FieldName = Annotated[str, AfterValidator(request_field)]
+FieldValue = Annotated[Any, AfterValidator(_field_value)]
 
 
 def _target_form(value: object) -> str:
@@ -136,6 +166,32 @@ class Route(Section):
         description="While its backend starts: wait for it, use the next target meanwhile, or answer 503.",
     )
     fallback: Literal["off"] | None = Field(default=None, description="off: the profile's fallback is not used.")
+    balance: Literal["order", "least_busy", "weighted"] = Field(
+        default="order",
+        description="Which of the targets that serve is asked first: the first, the least busy, or one by weight.",
+    )
+    overflow: Literal["queue", "spill"] = Field(
+        default="queue", description="While a target's places are taken: queue for one, or ask the next target at once."
+    )
+    on_context_overflow: tuple[TargetEntry, ...] = Field(
+        default=(), description="Who is asked when a prompt is too long for the targets."
+    )
+    defaults: Locked[FieldName, FieldValue] = Field(
+        default={}, description="Fields of a request that are set where it doesn't say, such as {temperature: 0.2}."
+    )
+    override: Locked[FieldName, FieldValue] = Field(
+        default={}, description="Fields that are set whatever the request says."
+    )
+    drop: tuple[FieldName, ...] = Field(default=(), description="Fields that are left out of a request.")
+    first_token_timeout: Duration | None = Field(
+        default=None, description="How long a stream may wait for its first token; absent: the backend's."
+    )
+    request_timeout: Duration | None = Field(
+        default=None, description="The deadline of its requests; absent: the gateway's."
+    )
+
+
+CapabilityModels = Annotated[tuple[ModelId, ...], Field(min_length=1)]
 
 
 class ModelEntry(Section):
@@ -165,6 +221,9 @@ class Profile(Section):
     models: Locked[ModelName, ModelEntry] = Field(default={}, description="Model files that aigw can pull.")
     backends: Locked[BackendName, Backend] = Field(default={}, description="What runs, or is attached to.")
     routes: Locked[ModelId, Route] = Field(default={}, description="Public model names.")
+    capabilities: Locked[ModelId, CapabilityModels] = Field(
+        default={}, description="Names such as code or chat, each with the models for it, the best first."
+    )
     fallback: tuple[ModelId, ...] = Field(
         default=(), description="Routes or backends that are tried after a route's own targets."
     )

@@ -116,7 +116,7 @@ def _section(data: Any, path: Path) -> type[Section] | None:
     match path:
         case ("backends", name):
             return SECTIONS.get(data["backends"][name].get("engine"))
-        case ("routes", _, "targets", _):
+        case ("routes", _, "targets" | "on_context_overflow", _):
             return Target
         case (("routes" | "models") as section, _):
             return _ENTRIES[section]

@@ -29,7 +29,9 @@ SOFT: Final = frozenset(
     {
         "description",
         "max_concurrency",
+        "max_queue",
         "first_token_timeout",
+        "gap_timeout",
         "cold_timeout",
         "start",
         "start_timeout",

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aigw_daemon.gateway.models_view import model_list
-from aigw_daemon.gateway.routing import Decision, Readiness, RoutingTable, resolve
+from aigw_daemon.gateway.routing import Conditions, Decision, Readiness, RoutingTable, resolve
 from aigw_daemon.link.messages import BackendView, RouteView, Snapshot, TargetView
 from aigw_daemon.words import EngineKind, State
 from tests.support.gateway import backend, route, snapshot
@@ -105,7 +105,7 @@ def test_a_backend_that_lists_nothing_yet_is_believed() -> None:
 
 
 def test_what_is_assumed_down_is_skipped() -> None:
-    found = resolve(table(A, B, routes=(route("r", ("a", "x"), ("b", "x")),)), "r", frozenset({"a"}))
+    found = resolve(table(A, B, routes=(route("r", ("a", "x"), ("b", "x")),)), "r", Conditions(frozenset({"a"})))
     assert tried(found) == [("b", "x")]
     assert found.candidates[0].reason == "assumed down"
 
@@ -163,7 +163,7 @@ def test_only_able_backends_are_kept_and_the_order_is_the_routes(
     backends: list[BackendView], routes: list[RouteView], name: str, down: frozenset[str]
 ) -> None:
     compiled = table(*backends, routes=tuple(routes))
-    decision = resolve(compiled, name, down)
+    decision = resolve(compiled, name, Conditions(down))
     for candidate in decision.kept:
         view = compiled.backends[candidate.backend]
         assert candidate.backend not in down

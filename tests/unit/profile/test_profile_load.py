@@ -74,7 +74,7 @@ def test_a_profile_has_the_promised_defaults() -> None:
         (
             "version: 1\nroutez: {}",
             ('p.yaml:2:1: routez: unknown key; did you mean "routes"? (choices: version, description, gateway, cache, '
-            "restart, models, backends, routes, fallback)"),
+            "restart, models, backends, routes, capabilities, fallback)"),
         ),
         ('version: 1\ngateway: {port: "40"}', 'p.yaml:2:17: gateway.port: must be a whole number, not "40"'),
         ("version: 1\ngateway: {port: 70000}", "p.yaml:2:17: gateway.port: must be 65535 or less, not 70000"),
@@ -114,7 +114,8 @@ def test_a_profile_has_the_promised_defaults() -> None:
         ),
         (
             "version: 1\nroutes:\n  r: {targets: [{backnd: a}]}\nbackends: {a: {engine: ollama}}",
-            'p.yaml:3:18: routes.r.targets[0].backnd: unknown key; did you mean "backend"? (choices: backend, model)',
+            ('p.yaml:3:18: routes.r.targets[0].backnd: unknown key; did you mean "backend"? '
+            "(choices: backend, model, weight)"),
         ),
         (
             "version: 1\nmodels:\n  m: {source: 'pypi:x'}",
