@@ -155,6 +155,8 @@ def explanation(backend: BackendStatus, look: Look) -> list[Text]:
     if backend.stale:
         advice = f"runs with older settings than the profile's: 'aigw restart {clean(backend.name)}' applies them"
         lines += hanging(advice, look.width, indent=_INDENT, style="yellow")
+    for warning in backend.warnings:
+        lines += hanging(warning, look.width, indent=_INDENT, style="yellow")
     return lines
 
 

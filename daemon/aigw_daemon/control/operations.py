@@ -21,6 +21,7 @@ from aigw_daemon.control import choice
 from aigw_daemon.control.changes import Changes
 from aigw_daemon.control.logs import lines_of
 from aigw_daemon.control.looking import health_report, route_answer
+from aigw_daemon.control.offers import no_longer_offered
 from aigw_daemon.control.ollama_pulls import check_request, ollama_pull_events
 from aigw_daemon.control.problems import Refusal
 from aigw_daemon.control.pulls import pull_events
@@ -107,7 +108,7 @@ class Operations:
         """Everything at a glance."""
         parts = self._parts
         gatekeeper = parts.gatekeeper
-        in_flight = gatekeeper.in_flight()
+        in_flight, gone = gatekeeper.in_flight(), no_longer_offered(self._last)
         return Status(
             profile=self._profile.name if self._profile else None,
             daemon=DaemonStatus(pid=os.getpid(), version=AIGW_VERSION, uptime_s=time.monotonic() - self._started_at),
@@ -118,7 +119,14 @@ class Operations:
                 why=gatekeeper.why,
                 restarts=gatekeeper.restarts,
             ),
-            backends=[backend_status(report, in_flight.get(report.name, 0)) for report in parts.supervisor.reports()],
+            backends=[
+                backend_status(
+                    report,
+                    in_flight.get(report.name, 0),
+                    [model.sentence for model in gone if model.backend == report.name],
+                )
+                for report in parts.supervisor.reports()
+            ],
         )
 
     async def watch(self) -> AsyncIterator[Status]:
@@ -147,7 +155,7 @@ class Operations:
         for name in request.assume_down:
             if name not in known:
                 raise choice.unknown_backend(name, sorted(known))
-        return route_answer(self._last, request)
+        return route_answer(self._last, request, self._parts.gatekeeper.load())
 
     def log(self, name: str, lines: int, *, follow: bool) -> AsyncIterator[str]:
         """The end of a backend's log, of the gateway's, or of the daemon's own."""
@@ -274,11 +282,18 @@ class Operations:
         """Tell the worker, when anything it routes on has changed."""
         if self._profile is None:
             return
-        state, reports = self._parts.state, self._parts.supervisor.reports()
+        state, reports, starts = self._parts.state, self._parts.supervisor.reports(), self._parts.events.starts
         if self._take_up is not None and not self._take_up.is_over(reports, state.backend):
             return  # the worker knows more than we do
         self._take_up = None
-        views = [backend_view(report, held=state.backend(report.name).stopped_by_operator) for report in reports]
+        views = [
+            backend_view(
+                report,
+                held=state.backend(report.name).stopped_by_operator,
+                last_start_s=starts.seconds(report.name),
+            )
+            for report in reports
+        ]
         fresh = snapshot(self._profile, views, self._last.revision)
         if fresh != self._last:
             self._last = msgspec.structs.replace(fresh, revision=self._last.revision + 1)

@@ -7,7 +7,7 @@ from aigw_daemon.link.messages import BackendView
 from aigw_daemon.supervisor.backend import BackendReport
 
 
-def backend_status(report: BackendReport, in_flight: int) -> BackendStatus:
+def backend_status(report: BackendReport, in_flight: int, warnings: list[str]) -> BackendStatus:
     """One row of `aigw status`."""
     return BackendStatus(
         name=report.name,
@@ -28,10 +28,11 @@ def backend_status(report: BackendReport, in_flight: int) -> BackendStatus:
         log_tail=list(report.log_tail),
         stale=report.stale,
         wanted=report.wanted,
+        warnings=warnings,
     )
 
 
-def backend_view(report: BackendReport, *, held: bool) -> BackendView:
+def backend_view(report: BackendReport, *, held: bool, last_start_s: float | None) -> BackendView:
     """What the worker knows of it. ``held``: the operator has stopped it, so no request may start it."""
     address = report.address
     return BackendView(
@@ -48,4 +49,5 @@ def backend_view(report: BackendReport, *, held: bool) -> BackendView:
         why=report.why,
         max_concurrency=report.max_concurrency,
         wanted=not held,
+        last_start_s=last_start_s,
     )

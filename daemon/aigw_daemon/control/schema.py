@@ -75,6 +75,8 @@ class BackendStatus(Message):
     stale: bool = False
     """It runs with other arguments than the profile now asks for; a restart applies them."""
     wanted: bool = True
+    warnings: list[str] = []
+    """What will go wrong with requests for it, though it is well."""
 
 
 class Status(Message):
@@ -137,16 +139,51 @@ class RouteRequest(Message):
     """Ask the router without calling a model."""
 
     model: str
+    endpoint: str = "chat/completions"
+    """chat/completions, completions, embeddings or rerank."""
+    needs: list[str] = []
+    """Of vision and tools."""
     assume_down: list[str] = []
+
+
+class HopLimits(Message):
+    """What holds at one backend; times in seconds, None where there is no such limit."""
+
+    in_flight: int = 0
+    max_concurrency: int | None = None
+    waiting: int = 0
+    max_queue: int = 0
+    first_token_timeout: float | None = None
+    gap_timeout: float | None = None
+    cold_timeout: float | None = None
+    circuit: str | None = None
+    """Why it gets no requests for now, as the gateway last reported; None while it does."""
+    last_start_s: float | None = None
+    """How long its last start took, where that is known."""
 
 
 class CandidateInfo(Message):
     """A target that the router considered."""
 
     backend: str
+    """A dash where no backend lists the model."""
     model: str
     kept: bool
     reason: str
+    cold: bool = False
+    """It must start first."""
+    fallback: bool = False
+    """It comes from the profile's fallback."""
+    weight: int = 1
+    limits: HopLimits | None = None
+
+
+class RouteParameters(Message):
+    """What the route does to the fields of a request."""
+
+    defaults: dict[str, Any] = {}
+    override: dict[str, Any] = {}
+    drop: list[str] = []
 
 
 class RouteAnswer(Message):
@@ -154,10 +191,27 @@ class RouteAnswer(Message):
 
     model: str
     matched: str | None = None
-    """How the name was resolved: route, alias, direct, listed, pattern; None when unknown."""
+    """How the name was resolved: route, alias, direct, listed, cloud, pattern, capability; None when unknown."""
     candidates: list[CandidateInfo] = []
     nearest: list[str] = []
     """Names that could have been meant, when the model is unknown."""
+    endpoint: str = "chat/completions"
+    route: str | None = None
+    """The route that holds, where one does."""
+    cold: str = "wait"
+    overflow: str = "queue"
+    balance: str = "order"
+    parameters: RouteParameters | None = None
+    on_context_overflow: list[CandidateInfo] = []
+    """Who is asked when the prompt is too long."""
+    instead: list[str] | None = None
+    """Set when no candidate speaks the endpoint: models that do."""
+    request_timeout: float | None = None
+    """Seconds for all attempts together."""
+    max_attempts: int | None = None
+    queue_timeout: float | None = None
+    """Seconds that a request may wait for a place."""
+    warnings: list[str] = []
 
 
 class HealthReport(Message):

@@ -1,13 +1,14 @@
 """The models that can be asked for, as ``/v1/models`` shows them. Pure.
 
-A route is shown under its own name with the engine that would answer it; a model that a backend lists needs no route.
-Patterns are no names, so they are not listed.
+A route or a capability is shown under its own name with the engine that would answer it; a model that a backend lists
+needs no route; a cloud's model is shown by its own name and by the one that a local Ollama gives it. Patterns are no
+names, so they are not listed.
 """
 
 from typing import Any
 
-from aigw_daemon.gateway.routing import Candidate, Decision, RoutingTable, resolve
-from aigw_daemon.link.messages import ModelView
+from aigw_daemon.gateway.routing import Decision, RoutingTable, resolve
+from aigw_daemon.link.messages import BackendView, ModelView
 
 
 def model_list(table: RoutingTable, provider: str) -> dict[str, Any]:
@@ -18,18 +19,15 @@ def model_list(table: RoutingTable, provider: str) -> dict[str, Any]:
 
 def model_entry(table: RoutingTable, decision: Decision, provider: str) -> dict[str, Any] | None:
     """One model; None for a name that leads nowhere."""
-    if not decision.candidates:
+    found = _chosen(table, decision)
+    if found is None:
         return None
-    # What would be asked first; where nothing can be asked, what the profile would like best.
-    chosen = (decision.kept or decision.candidates)[0]
-    backend = table.backends.get(chosen.backend)
-    if backend is None:
-        return None
-    view = _view(table, chosen)
+    backend, view = found
     return {
         "id": decision.model,
         "object": "model",
-        "created": view.created if view else 0,
+        # Where no engine has told when the model was made: when its backend came to where it is. Never nothing.
+        "created": (view.created if view is not None else 0) or int(backend.since),
         "owned_by": backend.engine.value,
         "provider": provider,
         "state": backend.state.value,
@@ -39,5 +37,10 @@ def model_entry(table: RoutingTable, decision: Decision, provider: str) -> dict[
     }
 
 
-def _view(table: RoutingTable, candidate: Candidate) -> ModelView | None:
-    return next((view for view in table.backends[candidate.backend].models if view.id == candidate.model), None)
+def _chosen(table: RoutingTable, decision: Decision) -> tuple[BackendView, ModelView | None] | None:
+    """What would be asked first; where nothing can be asked, what the profile would like best."""
+    for candidate in (*decision.kept, *decision.candidates):
+        backend = table.backends.get(candidate.backend)
+        if backend is not None:
+            return backend, next((view for view in backend.models if view.id == candidate.model), None)
+    return None

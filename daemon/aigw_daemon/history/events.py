@@ -17,6 +17,7 @@ from typing import Final
 
 import msgspec
 
+from aigw_daemon.history.starts import StartTimes
 from aigw_daemon.home import PRIVATE_FILE
 
 CAP: Final = 1024 * 1024
@@ -44,6 +45,8 @@ class EventLog:
         self._path = path
         self._cap = cap
         self._kept: deque[BackendEvent] = deque([*_read(_before(path)), *_read(path)], maxlen=KEPT)
+        self.starts = StartTimes(self._kept)
+        """How long starts took, as far back as events are kept."""
         self._watchers: set[asyncio.Queue[BackendEvent]] = set()
         self._ahead: queue.SimpleQueue[BackendEvent | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -51,6 +54,7 @@ class EventLog:
     def add(self, event: BackendEvent) -> None:
         """Keep one; never waits."""
         self._kept.append(event)
+        self.starts.take(event)
         for watcher in self._watchers:
             if watcher.full():
                 watcher.get_nowait()

@@ -271,7 +271,9 @@ class TestRouting:
             "\n"
             "1 skipped: --explain says why\n"
         )
-        assert daemon.asked[0].body == {"model": "qwen", "assume_down": ["coder"]}
+        assert daemon.asked[0].body == {
+            "model": "qwen", "endpoint": "chat/completions", "needs": [], "assume_down": ["coder"],
+        }  # fmt: skip
         assert json.loads(aigw("test-routing", "qwen", "--json").out) == self.ANSWER.model_dump(mode="json")
 
     def test_explain_shows_what_was_skipped(self, aigw: Aigw, daemon: FakeDaemon) -> None:
