@@ -287,10 +287,17 @@ async def test_a_client_that_leaves_stops_the_generation_within_a_second(
         await engine.request()
         if behaviour in {hangs_in_mid_stream, floods}:
             await reader.readuntil(HELLO)
+        await eventually(lambda: in_flight(gateway) == {"b": 1}, what="the load of one request")
     await asyncio.wait_for(engine.requests[0].gone.wait(), 1.0)
     record = await gateway.record_where(lambda record: (record.error or "").startswith("client_left"))
     assert (record.model, record.stream) == ("m", body is STREAM)
-    await eventually(lambda: gateway.said(Load) and gateway.said(Load)[-1].in_flight == {"b": 0}, what="no load")
+    await eventually(lambda: in_flight(gateway) == {"b": 0}, what="no load")
+
+
+def in_flight(gateway: GatewayProcess) -> dict[str, int]:
+    """As the daemon was told last."""
+    loads = gateway.said(Load)
+    return loads[-1].in_flight if loads else {}
 
 
 async def test_hundreds_of_clients_that_leave_leave_nothing_behind(gateway: GatewayProcess, engine: FakeEngine) -> None:

@@ -1,5 +1,7 @@
 """What the gateway reads in an engine's answers: usage, finish, error. Pure; the bytes themselves are never changed."""
 
+from typing import Any
+
 import msgspec
 
 
@@ -22,20 +24,8 @@ class Answer(msgspec.Struct):
 
     choices: list[Choice] | None = None
     usage: Usage | None = None
-    error: msgspec.Raw = msgspec.Raw()
-
-    @property
-    def is_error(self) -> bool:
-        """Whether it is an error in the clothes of an answer (rule B2)."""
-        return bytes(self.error) not in {b"", b"null"}
-
-    @property
-    def finish_reason(self) -> str | None:
-        """Of the first choice that has one."""
-        for choice in self.choices or ():
-            if choice.finish_reason:
-                return choice.finish_reason
-        return None
+    error: Any = None
+    """Of whatever form; an answer that has it is an error in the clothes of an answer (rule B2)."""
 
 
 decode_answer = msgspec.json.Decoder(Answer).decode

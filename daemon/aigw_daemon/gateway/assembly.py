@@ -18,8 +18,8 @@ class Gateway:
     """Live snapshot, reporter, application and server, wired together. Needs a running loop."""
 
     def __init__(self, upstream: Upstream, send: Callable[[Up], None]) -> None:
-        self.live = Live()
         self.reporter = Reporter(send)
+        self.live = Live(self.reporter.flow)
         ids = RequestIds()
         chain = Chain(self.live, upstream, self.reporter, send)
         chat = Completions(CHAT, self.live, chain, self.reporter, ids)

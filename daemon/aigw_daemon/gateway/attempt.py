@@ -6,8 +6,6 @@ nobody else is asked). Cancelling closes the upstream connection at once (rule B
 
 import asyncio
 from collections.abc import Callable
-from http import HTTPStatus
-from time import perf_counter
 from typing import NoReturn
 
 import msgspec
@@ -16,9 +14,9 @@ from aigw_daemon.gateway.answers import decode_answer
 from aigw_daemon.gateway.call import Call
 from aigw_daemon.gateway.failures import AttemptFailed, Kind, failed_status, is_clients_fault, spent, unknown_model
 from aigw_daemon.gateway.live import Hop, Live, Plan
-from aigw_daemon.gateway.reporter import Flow, Reporter
+from aigw_daemon.gateway.reporter import Reporter
 from aigw_daemon.gateway.requests import Facts, rewritten
-from aigw_daemon.gateway.routing import Candidate, Readiness
+from aigw_daemon.gateway.routing import Candidate
 from aigw_daemon.gateway.streaming import StreamScan
 from aigw_daemon.gateway.upstream.base import ConnectFailed, Response, Upstream, UpstreamError
 from aigw_daemon.gateway.wire import BAD_JSON, ApiError, Said, relayed_error, upstream_error
@@ -31,12 +29,14 @@ REPEAT_DEMAND_SECONDS = 5.0
 """A demand may be lost with a daemon that dies; it is repeated while the backend stays down."""
 STREAM_TYPE = b"text/event-stream"
 
+_OK = 200
+# A number, and booleans in the hop: looking up a member of an enum costs more than the comparison (Python 3.11).
+
 
 class Whole(msgspec.Struct):
     """A complete answer."""
 
     hop: Hop
-    flow: Flow
     body: bytes
     content_type: bytes
 
@@ -45,10 +45,14 @@ class Streamed(msgspec.Struct):
     """A stream that has begun: its first events, and where the rest comes from."""
 
     hop: Hop
-    flow: Flow
     response: Response
     scan: StreamScan
     first: bytes
+
+    def close(self) -> None:
+        """The stream has been passed on, or can't be: the backend is free of it."""
+        self.response.close()
+        self.hop.flow.in_flight -= 1
 
 
 class Chain:
@@ -61,36 +65,31 @@ class Chain:
         self._send = send
 
     async def answer(self, call: Call, facts: Facts, body: bytes) -> Whole | Streamed:
-        """The first answer that some candidate gives; its backend stays counted as in flight until `leave`.
+        """The first answer that some candidate gives; a stream keeps its backend busy until `Streamed.close`.
 
         Raises ApiError when there is none. A cold candidate is demanded; then its route's policy says whether to wait
         for it, to bridge with the next one meanwhile (and wait only when no other is left), or to reject.
         """
         failed: list[Candidate] = []
         while True:
-            plan = self._plan(call, facts.model)
+            plan = self._live.plans.get((call.endpoint, facts.model)) or self._plan(call, facts.model)
+            call.decision = plan.decision
             cold: Hop | None = None
             for hop in plan.hops:
-                if hop.candidate.readiness is Readiness.COLD:
+                if hop.cold:
                     self._demand(hop)
                     cold = cold or hop
                     if plan.decision.cold == "wait":
                         break
                 elif hop.candidate not in failed:
                     try:
-                        return await self._attempt(call, hop, facts, body)
+                        return await self._ask(call, hop, facts, body)
                     except AttemptFailed as failure:
                         failed.append(hop.candidate)
-                        call.met.append((hop.candidate.backend, failure))
+                        call.met += ((hop.candidate.backend, failure),)
             if cold is None or plan.decision.cold == "reject":
                 raise spent(plan.decision, call.met)
             await self._next_snapshot(call)
-
-    def leave(self, answer: Whole | Streamed) -> None:
-        """The answer has been given, or can't be: the backend is free of it."""
-        if isinstance(answer, Streamed):
-            answer.response.close()
-        self._reporter.leave(answer.flow)
 
     def _plan(self, call: Call, model: str) -> Plan:
         plan = self._live.plan(call.endpoint, model)
@@ -98,42 +97,43 @@ class Chain:
             raise ApiError(503, "the gateway has not heard from its daemon yet", retry_after=1)
         if not plan.decision.candidates:
             raise unknown_model(plan.decision)
-        call.decision = plan.decision
         return plan
 
-    async def _attempt(self, call: Call, hop: Hop, facts: Facts, body: bytes) -> Whole | Streamed:
+    async def _ask(self, call: Call, hop: Hop, facts: Facts, body: bytes) -> Whole | Streamed:
+        """One attempt, in one coroutine: each further one would cost every request as much as a parsed header."""
         add_usage = facts.stream is True and not facts.usage_asked
         if add_usage or hop.candidate.model != facts.model:
             body = await rewritten(body, facts, hop.candidate.model, add_usage=add_usage)
-        flow = self._reporter.enter(hop.candidate.backend)
-        began = call.begin_attempt(hop)
+        flow = hop.flow
+        flow.in_flight += 1
+        if self._reporter.asleep:
+            self._reporter.stir()
+        call.ask(hop)
+        response: Response | None = None
         try:
-            return await self._ask(call, hop, flow, facts, body, add_usage=add_usage)
-        except UpstreamError as error:
-            self._reporter.leave(flow)
-            kind = Kind.UNREACHABLE if isinstance(error, ConnectFailed) else Kind.FAILED
-            raise AttemptFailed(kind, str(error)) from error
-        except BaseException:
-            self._reporter.leave(flow)
-            raise
-        finally:
-            call.end_wait(began)
-
-    async def _ask(
-        self, call: Call, hop: Hop, flow: Flow, facts: Facts, body: bytes, *, add_usage: bool
-    ) -> Whole | Streamed:
-        response = await self._upstream.request(hop.address, hop.request_head, body)
-        call.first_byte()
-        flow.relayed += 1
-        try:
-            if response.status != HTTPStatus.OK:
+            response = await self._upstream.request(hop.address, hop.request_head, body)
+            call.first_byte()
+            flow.relayed += 1
+            if response.status != _OK:
                 await _refuse(hop, response)
             if facts.stream and response.content_type == STREAM_TYPE:
-                return await _begin_stream(hop, flow, response, StreamScan(drop_usage=add_usage, choices=facts.n or 1))
-            return await _read_whole(call, hop, flow, response)
-        except BaseException:
-            response.close()
+                return await _begin_stream(call, hop, response, StreamScan(drop_usage=add_usage, choices=facts.n or 1))
+            content = response.body_if_complete()
+            if content is None:
+                content = await response.read(MAX_ANSWER_BYTES)
+                call.end_wait()
+            _check_whole(call, hop, content)
+        except BaseException as error:
+            call.end_wait()
+            flow.in_flight -= 1
+            if response is not None:
+                response.close()
+            if isinstance(error, UpstreamError):
+                kind = Kind.UNREACHABLE if isinstance(error, ConnectFailed) else Kind.FAILED
+                raise AttemptFailed(kind, str(error)) from error
             raise
+        flow.in_flight -= 1
+        return Whole(hop, content, response.header(b"content-type") or b"application/json")
 
     def _demand(self, hop: Hop) -> None:
         if self._live.needs_start(hop.candidate.backend):
@@ -141,14 +141,14 @@ class Chain:
 
     async def _next_snapshot(self, call: Call) -> None:
         """Wait for a change, or as long as a demand is believed to be on its way."""
-        began = perf_counter()
+        call.begin_wait()
         try:
             async with asyncio.timeout(REPEAT_DEMAND_SECONDS):
                 await self._live.changed()
         except TimeoutError:
             pass  # the caller looks again, and demands once more
         finally:
-            call.end_wait(began)
+            call.end_wait()
 
 
 async def _refuse(hop: Hop, response: Response) -> NoReturn:
@@ -163,27 +163,20 @@ def _said(hop: Hop, body: bytes) -> Said:
     return Said(*(hop.redacted(part) for part in upstream_error(body)))
 
 
-async def _read_whole(call: Call, hop: Hop, flow: Flow, response: Response) -> Whole:
-    content = response.body_if_complete()
-    if content is None:
-        content = await response.read(MAX_ANSWER_BYTES)
-    _check_whole(call, hop, content)
-    return Whole(hop, flow, content, response.header(b"content-type") or b"application/json")
-
-
-async def _begin_stream(hop: Hop, flow: Flow, response: Response, scan: StreamScan) -> Streamed:
+async def _begin_stream(call: Call, hop: Hop, response: Response, scan: StreamScan) -> Streamed:
     """Read up to the first event with data, so that an error in its place can still fall back (rule B2)."""
     first = b""
     while not scan.begun:
         chunk = await response.chunk()
         if chunk is None:
             break
-        flow.relayed += 1
+        hop.flow.relayed += 1
         first += scan.feed(chunk)
         if scan.error is not None:
             break
+    call.end_wait()
     if scan.begun:
-        return Streamed(hop, flow, response, scan, first)
+        return Streamed(hop, response, scan, first)
     if scan.error is not None:
         raise AttemptFailed(Kind.FAILED, f"its stream began with an error: {hop.redacted(scan.error)}")
     raise AttemptFailed(Kind.FAILED, "its stream ended without an answer")
@@ -196,7 +189,8 @@ def _check_whole(call: Call, hop: Hop, content: bytes) -> None:
     except BAD_JSON as error:
         what = "is empty" if not content.strip() else f"is not an answer ({error})"
         raise AttemptFailed(Kind.FAILED, f"its answer {what}") from error
-    if answer.is_error:
+    if answer.error is not None:
         raise AttemptFailed(Kind.FAILED, f"its answer is an error: {_said(hop, content).message}")
     call.usage = answer.usage
-    call.finish_reason = answer.finish_reason
+    for choice in answer.choices or ():
+        call.finish_reason = call.finish_reason or choice.finish_reason

@@ -1,93 +1,80 @@
 """The account of one request on the hot path: what it asked, who answered, how long, how it ended."""
 
-from http import HTTPStatus
 from time import perf_counter, time
 
 from aigw_daemon.gateway.answers import Usage
 from aigw_daemon.gateway.failures import Met
 from aigw_daemon.gateway.live import Hop
 from aigw_daemon.gateway.routing import Decision
-from aigw_daemon.gateway.wire import status_line
 from aigw_daemon.link.messages import RequestRecord
 
 CLIENT_LEFT_STATUS = 499
 """nginx's word for a client that went before its answer came; for records only, no client sees it."""
 
-_OK = status_line(HTTPStatus.OK)
+_MILLISECONDS = tuple(b"%.2f" % (hundredths / 100) for hundredths in range(1_000))
+"""Formatted in advance: the usual overheads, in hundredths of a millisecond."""
 
 
 class Call:
     """Filled in as a request goes along. Times inside are of the monotonic clock, in seconds."""
 
-    __slots__ = (
-        "_at",
-        "_began",
-        "_overhead",
-        "_waited",
-        "attempts",
-        "client",
-        "decision",
-        "endpoint",
-        "error",
-        "finish_reason",
-        "hop",
-        "id",
-        "met",
-        "model",
-        "status",
-        "stream",
-        "ttft",
-        "usage",
-    )
+    # What most requests never change stands here, once: setting it in each of them would take longer than parsing it.
+    model = ""
+    stream = False
+    attempts = 0
+    decision: Decision | None = None
+    hop: Hop | None = None
+    """The candidate that is being asked, or that answers."""
+    met: tuple[Met, ...] = ()
+    status = 0
+    ttft: float | None = None
+    usage: Usage | None = None
+    finish_reason: str | None = None
+    error: str | None = None
+    _asked = 0.0
+    _waited = 0.0
+    _overhead: float | None = None
 
     def __init__(self, request_id: bytes, endpoint: str, client: str | None) -> None:
         self.id = request_id
         self.endpoint = endpoint
         self.client = client
-        self._at = time()
         self._began = perf_counter()
-        self._waited = 0.0
-        self._overhead: float | None = None
-        self.model = ""
-        self.stream = False
-        self.attempts = 0
-        self.decision: Decision | None = None
-        self.hop: Hop | None = None
-        """The candidate that is being asked, or that answers."""
-        self.met: list[Met] = []
-        self.status = 0
-        self.ttft: float | None = None
-        self.usage: Usage | None = None
-        self.finish_reason: str | None = None
-        self.error: str | None = None
 
     @property
     def at(self) -> float:
         """When it arrived, seconds since the epoch."""
-        return self._at
+        return time() - (perf_counter() - self._began)
 
-    def begin_attempt(self, hop: Hop) -> float:
-        """Count an attempt; returns its beginning, for `end_wait`."""
+    def ask(self, hop: Hop) -> None:
+        """An attempt begins: the time until `first_byte` or `end_wait` is the upstream's."""
         self.hop = hop
         self.attempts += 1
-        return perf_counter()
-
-    def end_wait(self, since: float) -> None:
-        """The time since then went by waiting for somebody else, not in the gateway."""
-        self._waited += perf_counter() - since
+        self._asked = perf_counter()
 
     def first_byte(self) -> None:
         """The upstream's answer begins."""
-        self.ttft = perf_counter() - self._began
+        now = perf_counter()
+        self.ttft = now - self._began
+        self._waited += now - self._asked
+        self._asked = now
+
+    def begin_wait(self) -> None:
+        """What follows is a wait for somebody else, until `end_wait`."""
+        self._asked = perf_counter()
+
+    def end_wait(self) -> None:
+        """The time since `ask`, `first_byte` or `begin_wait` was not the gateway's."""
+        self._waited += perf_counter() - self._asked
 
     def answer_head(self, content_type: bytes, hop: Hop) -> bytes:
         """Status line and header lines of a 200; with this the overhead is settled."""
         self.status = 200
-        self._overhead = perf_counter() - self._began - self._waited
-        return (
-            b"%bcontent-type: %b\r\n%bx-aigw-attempts: %d\r\nx-aigw-request-id: %b\r\nx-aigw-overhead-ms: %.2f\r\n"
-            % (_OK, content_type, hop.answer_lines, self.attempts, self.id, self._overhead * 1e3)
-        )
+        self._overhead = overhead = perf_counter() - self._began - self._waited
+        hundredths = int(overhead * 1e5)
+        shown = _MILLISECONDS[hundredths] if 0 <= hundredths < len(_MILLISECONDS) else b"%.2f" % (overhead * 1e3)
+        head = hop.answer_head(content_type, self.attempts)
+        return b"%bx-aigw-request-id: %b\r\nx-aigw-overhead-ms: %b\r\n" % (head, self.id, shown)
 
     def own_lines(self) -> bytes:
         """Header lines of an answer that is an error."""
@@ -100,7 +87,7 @@ class Call:
         hop, usage = self.hop, self.usage
         return RequestRecord(
             id=self.id.decode(),
-            at=self._at,
+            at=self.at,
             endpoint=self.endpoint,
             model=self.model,
             status=self.status,

@@ -34,7 +34,17 @@ class Completions:
         """Answer, and leave a record of it on every path."""
         call = Call(self._request_id(), self._endpoint, exchange.client)
         try:
-            await self._serve(exchange, call)
+            body = exchange.body
+            facts = parse_facts(body) if len(body) <= THREAD_BYTES else await read_facts(body)
+            call.model = facts.model
+            call.stream = facts.stream is True
+            if self._reporter.tailing:
+                self._reporter.started(Started(call.id.decode(), call.at, call.model, None, call.endpoint))
+            answer = await self._chain.answer(call, facts, body)
+            if isinstance(answer, Streamed):
+                await _relay(exchange, call, answer)
+            else:
+                exchange.respond(call.answer_head(answer.content_type, answer.hop), answer.body)
         except ApiError as error:
             _fail(exchange, call, error)
         except asyncio.CancelledError:
@@ -42,23 +52,7 @@ class Completions:
                 raise
             self._interrupted(exchange, call, exchange.interruption)
         finally:
-            self._reporter.record(call.record())
-
-    async def _serve(self, exchange: Exchange, call: Call) -> None:
-        body = exchange.body
-        facts = parse_facts(body) if len(body) <= THREAD_BYTES else await read_facts(body)
-        call.model = facts.model
-        call.stream = facts.stream is True
-        if self._reporter.tailing:
-            self._reporter.started(Started(call.id.decode(), call.at, call.model, None, call.endpoint))
-        answer = await self._chain.answer(call, facts, body)
-        try:
-            if isinstance(answer, Streamed):
-                await _relay(exchange, call, answer)
-            else:
-                exchange.respond(call.answer_head(answer.content_type, answer.hop), answer.body)
-        finally:
-            self._chain.leave(answer)
+            self._reporter.finish(call)
 
     def _interrupted(self, exchange: Exchange, call: Call, reason: Interruption) -> None:
         match reason:
@@ -74,12 +68,12 @@ class Completions:
 
 async def _relay(exchange: Exchange, call: Call, answer: Streamed) -> None:
     """Pass the stream on as it arrives. After its first byte nothing falls back: it ends whole, or with one error."""
-    scan, response, flow = answer.scan, answer.response, answer.flow
-    exchange.start(call.answer_head(STREAM_TYPE, answer.hop) + _STREAM_LINES)
-    if answer.first:
-        exchange.write(answer.first)
+    scan, response, flow = answer.scan, answer.response, answer.hop.flow
     cut: str | None = None
     try:
+        exchange.start(call.answer_head(STREAM_TYPE, answer.hop) + _STREAM_LINES)
+        if answer.first:
+            exchange.write(answer.first)
         while scan.error is None and (chunk := await response.chunk()) is not None:
             flow.relayed += 1
             if passed := scan.feed(chunk):
@@ -91,6 +85,7 @@ async def _relay(exchange: Exchange, call: Call, answer: Streamed) -> None:
     except UpstreamError as error:
         cut = str(error)
     finally:
+        answer.close()
         call.usage = scan.usage
         call.finish_reason = scan.finish_reason
     _end_stream(exchange, call, answer, cut)

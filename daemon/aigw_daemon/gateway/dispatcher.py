@@ -16,6 +16,8 @@ from aigw_daemon.gateway.wire import ApiError, header, status_line
 
 Handler = Callable[[Exchange], Awaitable[None]]
 
+_TAKEN = frozenset({"POST", "OPTIONS"})
+
 _PREFLIGHT = (
     status_line(204) + b"access-control-allow-methods: GET, POST, OPTIONS\r\n" + b"access-control-max-age: 600\r\n"
 )
@@ -33,24 +35,26 @@ class Dispatcher:
 
     def admit(self, exchange: Exchange) -> ApiError | None:
         """The guards that need the head only."""
-        refusal = self._live.hosts.refusal(exchange.host, exchange.origin)
-        if refusal is not None:
-            return refusal
-        if exchange.origin is not None:
-            exchange.cors = header("access-control-allow-origin", exchange.origin.decode("latin-1")) + _EXPOSED
-        if exchange.path in self._hot and exchange.method not in {"POST", "OPTIONS"}:
+        hosts = self._live.hosts
+        if exchange.origin is not None or exchange.host not in hosts.good:
+            refusal = hosts.refusal(exchange.host, exchange.origin)
+            if refusal is not None:
+                return refusal
+            if exchange.origin is not None:
+                exchange.cors = header("access-control-allow-origin", exchange.origin.decode("latin-1")) + _EXPOSED
+        if exchange.method not in _TAKEN and exchange.path in self._hot:
             return ApiError(405, f"{exchange.path} takes POST, not {exchange.method}", allow="POST, OPTIONS")
         return None
 
-    async def __call__(self, exchange: Exchange) -> None:
-        """Answer on the route of the exchange."""
-        handler = self._hot.get(exchange.path)
+    def __call__(self, exchange: Exchange) -> Awaitable[None]:
+        """Answer on the route of the exchange. No coroutine of its own: it would be one more for every request."""
         if exchange.method == "OPTIONS":
-            exchange.respond_empty(_preflight(exchange) + b"x-aigw-request-id: %b\r\n" % self._request_id())
-        elif handler is not None:
-            await handler(exchange)
-        else:
-            await run_asgi(self._app, exchange, self._request_id())
+            return self._answer_preflight(exchange)
+        handler = self._hot.get(exchange.path)
+        return handler(exchange) if handler is not None else run_asgi(self._app, exchange, self._request_id())
+
+    async def _answer_preflight(self, exchange: Exchange) -> None:
+        exchange.respond_empty(_preflight(exchange) + b"x-aigw-request-id: %b\r\n" % self._request_id())
 
 
 def _preflight(exchange: Exchange) -> bytes:

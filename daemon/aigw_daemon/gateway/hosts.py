@@ -23,15 +23,16 @@ class HostPolicy:
     def __init__(self, allowed_hosts: Iterable[str] = (), cors_origins: Iterable[str] = ()) -> None:
         self._hosts = _ALWAYS | {_bare(host) for host in allowed_hosts}
         self._origins = frozenset(origin.rstrip("/").lower() for origin in cors_origins)
-        self._good_hosts: set[bytes] = set()
-        self._good_origins: set[bytes] = set()
+        self.good: set[bytes | None] = {None}
+        """Hosts that were accepted before; a request of HTTP/1.0 may have none."""
+        self._good_origins: set[bytes | None] = set()
 
     def refusal(self, host: bytes | None, origin: bytes | None) -> ApiError | None:
         """Why this request is turned away with 403, or None."""
-        if host is not None and host not in self._good_hosts:
+        if host is not None and host not in self.good:
             if not self._host_allowed(_bare(host.decode("latin-1"))):
                 return _forbidden("Host", host, "gateway.allowed_hosts")
-            _remember(self._good_hosts, host)
+            _remember(self.good, host)
         if origin is not None and origin not in self._good_origins:
             if not self._origin_allowed(origin.decode("latin-1")):
                 return _forbidden("Origin", origin, "gateway.cors_origins")
@@ -68,7 +69,7 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _remember(accepted: set[bytes], value: bytes) -> None:
+def _remember(accepted: set[bytes | None], value: bytes) -> None:
     if len(accepted) < _REMEMBERED:
         accepted.add(value)
 

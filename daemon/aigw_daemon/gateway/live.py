@@ -5,14 +5,16 @@ header lines of answers. A new snapshot throws all plans away.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
 
 from aigw_daemon.gateway.hosts import HostPolicy
-from aigw_daemon.gateway.routing import Candidate, Decision, RoutingTable, resolve
+from aigw_daemon.gateway.reporter import Flow
+from aigw_daemon.gateway.routing import Candidate, Decision, Readiness, RoutingTable, resolve
 from aigw_daemon.gateway.upstream.base import Address, request_head
-from aigw_daemon.gateway.wire import NO_STORE, header
+from aigw_daemon.gateway.wire import NO_STORE, header, status_line
 from aigw_daemon.link.messages import BackendView, GatewayView, Secret, Snapshot
 from aigw_daemon.version import AIGW_VERSION
 from aigw_daemon.words import State
@@ -22,6 +24,8 @@ COMPLETIONS: Final = "completions"
 ENDPOINTS = frozenset({CHAT, COMPLETIONS})
 """The only upstream paths that are ever asked (rule S4), below the backend's base path."""
 
+_OK = status_line(200)
+_JSON_TYPE = b"application/json"
 _PLANS_KEPT = 4_096
 """Clients choose names that a pattern matches, so there must be an end."""
 
@@ -30,11 +34,22 @@ class Hop(msgspec.Struct, frozen=True):
     """A kept candidate with all that asking it takes."""
 
     candidate: Candidate
+    cold: bool
+    """Whether it must start first."""
+    flow: Flow
     address: Address
     request_head: bytes
     answer_lines: bytes
     """Header lines of every answer that this hop gives."""
+    plain_head: bytes
+    """The head of the usual answer, finished: JSON, at the first attempt."""
     secret: Secret | None
+
+    def answer_head(self, content_type: bytes, attempts: int) -> bytes:
+        """Status line and header lines of a 200 that this hop gives."""
+        if attempts == 1 and content_type == _JSON_TYPE:
+            return self.plain_head
+        return _answer_head(content_type, self.answer_lines, attempts)
 
     def redacted(self, text: str | None) -> str | None:
         """What its engine says, without the key that some repeat in their errors (rule S12)."""
@@ -51,12 +66,14 @@ class Plan(msgspec.Struct, frozen=True):
 class Live:
     """Holds the present snapshot; everything derived from it is replaced with it."""
 
-    def __init__(self) -> None:
+    def __init__(self, flow: Callable[[str], Flow]) -> None:
+        self._flow = flow
         self.snapshot: Snapshot | None = None
         self.gateway = GatewayView()
         self.hosts = HostPolicy()
         self._table: RoutingTable | None = None
-        self._plans: dict[tuple[str, str], Plan] = {}
+        self.plans: dict[tuple[str, str], Plan] = {}
+        """Those made so far, by endpoint and model: a look that spares the call of `plan`."""
         self._changed: asyncio.Future[None] | None = None
 
     def replace(self, snapshot: Snapshot) -> None:
@@ -67,7 +84,7 @@ class Live:
         self.snapshot = snapshot
         self.gateway = gateway
         self._table = RoutingTable(snapshot)
-        self._plans = {}
+        self.plans = {}
         if self._changed is not None:
             self._changed.set_result(None)
             self._changed = None
@@ -86,15 +103,15 @@ class Live:
 
     def plan(self, endpoint: str, model: str) -> Plan | None:
         """How to answer ``model`` on ``endpoint``; None before the first snapshot."""
-        if plan := self._plans.get((endpoint, model)):
+        if plan := self.plans.get((endpoint, model)):
             return plan
         if self._table is None:
             return None
         plan = self._compile(self._table, endpoint, resolve(self._table, model))
         if plan.decision.candidates:
-            if len(self._plans) >= _PLANS_KEPT:
-                self._plans.clear()
-            self._plans[endpoint, model] = plan
+            if len(self.plans) >= _PLANS_KEPT:
+                self.plans.clear()
+            self.plans[endpoint, model] = plan
         return plan
 
     def needs_start(self, backend: str) -> bool:
@@ -103,7 +120,24 @@ class Live:
         return view is not None and view.state in {State.STOPPED, State.SLEEPING}
 
     def _compile(self, table: RoutingTable, endpoint: str, decision: Decision) -> Plan:
-        return Plan(decision, tuple(_hop(table, endpoint, candidate) for candidate in decision.kept))
+        return Plan(decision, tuple(self._hop(table, endpoint, candidate) for candidate in decision.kept))
+
+    def _hop(self, table: RoutingTable, endpoint: str, candidate: Candidate) -> Hop:
+        backend = table.backends[candidate.backend]
+        address = Address(backend.host, backend.port, backend.tls)
+        path = upstream_path(backend.base_path, endpoint)
+        lines = header("x-aigw-backend", backend.name) + header("x-aigw-model", candidate.model)
+        lines = NO_STORE + lines + b"x-aigw-cache: off\r\n"
+        return Hop(
+            candidate=candidate,
+            cold=candidate.readiness is Readiness.COLD,
+            flow=self._flow(backend.name),
+            address=address,
+            request_head=request_head("POST", path, address.authority, _headers(backend)),
+            answer_lines=lines,
+            plain_head=_answer_head(_JSON_TYPE, lines, 1),
+            secret=backend.api_key,
+        )
 
 
 def upstream_path(base_path: str, endpoint: str) -> str:
@@ -113,17 +147,8 @@ def upstream_path(base_path: str, endpoint: str) -> str:
     return f"{base_path.rstrip('/')}/{endpoint}"
 
 
-def _hop(table: RoutingTable, endpoint: str, candidate: Candidate) -> Hop:
-    backend = table.backends[candidate.backend]
-    address = Address(backend.host, backend.port, backend.tls)
-    lines = header("x-aigw-backend", backend.name) + header("x-aigw-model", candidate.model)
-    return Hop(
-        candidate,
-        address,
-        request_head("POST", upstream_path(backend.base_path, endpoint), address.authority, _headers(backend)),
-        NO_STORE + lines + b"x-aigw-cache: off\r\n",
-        backend.api_key,
-    )
+def _answer_head(content_type: bytes, lines: bytes, attempts: int) -> bytes:
+    return b"%bcontent-type: %b\r\n%bx-aigw-attempts: %d\r\n" % (_OK, content_type, lines, attempts)
 
 
 def _headers(backend: BackendView) -> list[tuple[str, str]]:

@@ -1,11 +1,13 @@
 """What the worker tells the daemon: records in batches, what backends have to do, starts while somebody tails.
 
-Nothing here is waited for by a request. Records above 1,000 a second are counted, not kept (the design's *Records*).
+Nothing here is waited for by a request, and a request costs it a few additions: while anything goes on, a task looks
+ten times a second at what has changed. Records above 1,000 a second are counted, not kept (the design's *Records*).
 """
 
 import asyncio
 from collections.abc import Callable
 from time import monotonic
+from typing import Protocol
 
 from aigw_daemon.link.messages import Load, Records, RequestRecord, Started, Up
 
@@ -30,8 +32,16 @@ class Flow:
         """Requests whose client doesn't take what is there: then it is not the backend that holds them up."""
 
 
+class Finished(Protocol):
+    """A request that is over."""
+
+    def record(self) -> RequestRecord:
+        """What is kept of it; only called for those that are kept."""
+        ...
+
+
 class Reporter:
-    """Collects on the hot path, sends from a task of its own. ``send`` never blocks."""
+    """Counts on the hot path, sends from a task of its own. ``send`` never blocks."""
 
     def __init__(self, send: Callable[[Up], None], clock: Callable[[], float] = monotonic) -> None:
         self._send = send
@@ -41,9 +51,10 @@ class Reporter:
         self._window_began = clock()
         self._kept_in_window = 0
         self._flows: dict[str, Flow] = {}
-        self._load_changed = False
-        self._wake = asyncio.Event()
-        self._ringing = False
+        self._told: tuple[dict[str, int], dict[str, int]] = ({}, {})
+        self._stirred = asyncio.Event()
+        self.asleep = True
+        """Whether nothing goes on that the task knows of: then whoever begins or ends something must `stir` it."""
         self.tailing = False
         """Whether `Started` messages are wanted."""
 
@@ -52,24 +63,20 @@ class Reporter:
         """Requests that some backend is answering."""
         return sum(flow.in_flight for flow in self._flows.values())
 
-    def enter(self, backend: str) -> Flow:
-        """A request went to this backend."""
+    def flow(self, backend: str) -> Flow:
+        """The one account of this backend."""
         flow = self._flows.get(backend)
         if flow is None:
             flow = self._flows[backend] = Flow(backend)
-        flow.in_flight += 1
-        self._load_changed = True
-        self._ring()
         return flow
 
-    def leave(self, flow: Flow) -> None:
-        """It is over, in whatever way."""
-        flow.in_flight -= 1
-        self._load_changed = True
-        self._ring()
+    def stir(self) -> None:
+        """Something has changed while the reporter was asleep."""
+        self.asleep = False
+        self._stirred.set()
 
-    def record(self, record: RequestRecord) -> None:
-        """A request is finished."""
+    def finish(self, call: Finished) -> None:
+        """A request is over."""
         now = self._clock()
         if now - self._window_began >= 1.0:
             self._window_began = now
@@ -78,8 +85,9 @@ class Reporter:
             self._dropped += 1
         else:
             self._kept_in_window += 1
-            self._records.append(record)
-        self._ring()
+            self._records.append(call.record())
+        if self.asleep:
+            self.stir()
 
     def started(self, message: Started) -> None:
         """A request began; call only while `tailing`."""
@@ -87,49 +95,40 @@ class Reporter:
 
     async def run(self) -> None:
         """Send what there is, until cancelled; sleeps while there is nothing."""
-        batch_at = 0.0
         while True:
-            await self._until_there_is_news()
-            self._wake.clear()
-            self._ringing = False
+            await self._stirred.wait()
+            self._stirred.clear()
+            await self._report_until_idle()
+
+    async def _report_until_idle(self) -> None:
+        batch_at = progress_at = 0.0
+        while not self.asleep:
             await asyncio.sleep(LOAD_SECONDS)
-            self._flush_load()
-            if self._clock() >= batch_at:
+            now = self._clock()
+            load, relayed = self._load()
+            if load != self._told[0] or (now >= progress_at and (relayed != self._told[1] or any(load.values()))):
+                self._flush_load()
+                progress_at = now + PROGRESS_SECONDS - LOAD_SECONDS
+            if now >= batch_at and (self._records or self._dropped):
                 self._flush_records()
-                batch_at = self._clock() + BATCH_SECONDS - LOAD_SECONDS
-            elif self._records or self._dropped:
-                self._ring()
+                batch_at = now + BATCH_SECONDS - LOAD_SECONDS
+            self.asleep = self._load() == self._told and not (self.in_flight or self._records or self._dropped)
 
     def flush(self) -> None:
         """Send everything now: the worker is about to end."""
-        self._flush_load()
+        if self._load() != self._told:
+            self._flush_load()
         self._flush_records()
 
-    def _ring(self) -> None:
-        # Nearly always it rings already, and asking a bool costs less than telling an event.
-        if not self._ringing:
-            self._ringing = True
-            self._wake.set()
-
-    async def _until_there_is_news(self) -> None:
-        if not self.in_flight:
-            await self._wake.wait()
-            return
-        try:
-            async with asyncio.timeout(PROGRESS_SECONDS - LOAD_SECONDS):
-                await self._wake.wait()
-        except TimeoutError:
-            self._load_changed = True
+    def _load(self) -> tuple[dict[str, int], dict[str, int]]:
+        flows = self._flows.values()
+        return {flow.backend: flow.in_flight for flow in flows}, {flow.backend: flow.relayed for flow in flows}
 
     def _flush_load(self) -> None:
-        if self._load_changed:
-            self._load_changed = False
-            flows = self._flows.values()
-            for flow in flows:
-                flow.relayed += flow.held
-            self._send(
-                Load({flow.backend: flow.in_flight for flow in flows}, {flow.backend: flow.relayed for flow in flows})
-            )
+        for flow in self._flows.values():
+            flow.relayed += flow.held
+        self._told = self._load()
+        self._send(Load(*self._told))
 
     def _flush_records(self) -> None:
         if self._records or self._dropped:

@@ -104,10 +104,15 @@ def _check_bounds(facts: Facts) -> None:
         raise _invalid(f"n must be from 1 to {MAX_CHOICES}, not {facts.n}", "n")
     if facts.messages is not None and len(facts.messages) > MAX_MESSAGES:
         raise _invalid(f"there can be at most {MAX_MESSAGES} messages, not {len(facts.messages)}", "messages")
-    for name in ("max_tokens", "max_completion_tokens"):
-        value = getattr(facts, name)
-        if value is not None and value > MAX_TOKENS:
-            raise _invalid(f"{name} must be at most {MAX_TOKENS}, not {value}", name)
+    if facts.max_tokens is not None:
+        _check_tokens("max_tokens", facts.max_tokens)
+    if facts.max_completion_tokens is not None:
+        _check_tokens("max_completion_tokens", facts.max_completion_tokens)
+
+
+def _check_tokens(name: str, value: float) -> None:
+    if value > MAX_TOKENS:
+        raise _invalid(f"{name} must be at most {MAX_TOKENS}, not {value}", name)
 
 
 def _not_json(error: Exception) -> ApiError:

@@ -135,7 +135,7 @@ class StreamScan:
         except BAD_JSON:
             self.begun = True
             return event
-        if answer.is_error:
+        if answer.error is not None:
             self.error = upstream_error(data).message or "the engine sent an error without a text"
             return b""
         self.begun = True

@@ -6,6 +6,14 @@ from aigw_daemon.gateway.reporter import RECORDS_PER_SECOND, Reporter
 from aigw_daemon.link.messages import Load, Records, RequestRecord, Up
 from tests.support.wait import eventually
 
+
+class Call:
+    """A request that is over, as far as the reporter looks at it."""
+
+    def record(self) -> RequestRecord:
+        return RECORD
+
+
 RECORD = RequestRecord("req_1", 0.0, "chat/completions", "m", 200, stream=False, duration_ms=1.0, overhead_ms=0.1)
 
 
@@ -22,13 +30,13 @@ async def test_records_above_the_cap_are_counted_not_kept() -> None:
     clock = Clock()
     reporter = Reporter(sent.append, clock)
     for _ in range(RECORDS_PER_SECOND + 7):
-        reporter.record(RECORD)
+        reporter.finish(Call())
     reporter.flush()
     assert [(len(batch.records), batch.dropped) for batch in sent if isinstance(batch, Records)] == [
         (RECORDS_PER_SECOND, 7)
     ]
     clock.now = 1.0
-    reporter.record(RECORD)
+    reporter.finish(Call())
     reporter.flush()
     assert sent[-1] == Records((RECORD,), 0)
 
@@ -36,10 +44,8 @@ async def test_records_above_the_cap_are_counted_not_kept() -> None:
 async def test_counts_in_flight_are_sent_when_they_changed() -> None:
     sent: list[Up] = []
     reporter = Reporter(sent.append)
-    flow = reporter.enter("a")
-    reporter.enter("a")
-    reporter.enter("b")
-    reporter.leave(flow)
+    reporter.flow("a").in_flight += 1
+    reporter.flow("b").in_flight += 1
     assert reporter.in_flight == 2
     reporter.flush()
     reporter.flush()
@@ -51,12 +57,14 @@ async def test_what_is_relayed_is_told_each_second_while_something_is_in_flight(
     reporter = Reporter(sent.append)
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(reporter.run())
-        flow = reporter.enter("a")
+        flow = reporter.flow("a")
+        flow.in_flight += 1
         flow.relayed += 3
+        reporter.stir()
         await eventually(lambda: Load({"a": 1}, {"a": 3}) in sent)
         flow.relayed += 1
         await eventually(lambda: Load({"a": 1}, {"a": 4}) in sent)
-        reporter.leave(flow)
+        flow.in_flight -= 1
         await eventually(lambda: sent[-1] == Load({"a": 0}, {"a": 4}))
         running.cancel()
 
@@ -64,10 +72,10 @@ async def test_what_is_relayed_is_told_each_second_while_something_is_in_flight(
 def test_an_engine_that_a_slow_client_holds_up_is_said_to_go_on() -> None:
     sent: list[Up] = []
     reporter = Reporter(sent.append)
-    flow = reporter.enter("a")
-    flow.held += 1
+    flow = reporter.flow("a")
+    flow.in_flight = flow.held = 1
     reporter.flush()
-    reporter.enter("a")
+    flow.in_flight = 2
     reporter.flush()
     assert [load.relayed for load in sent if isinstance(load, Load)] == [{"a": 1}, {"a": 2}]
 
@@ -78,8 +86,8 @@ async def test_a_burst_is_a_few_messages_and_silence_is_none() -> None:
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(reporter.run())
         for _ in range(500):
-            reporter.leave(reporter.enter("a"))
-            reporter.record(RECORD)
+            reporter.flow("a").relayed += 1
+            reporter.finish(Call())
         await eventually(lambda: sum(len(batch.records) for batch in sent if isinstance(batch, Records)) == 500)
         await eventually(lambda: any(isinstance(message, Load) for message in sent))
         count = len(sent)

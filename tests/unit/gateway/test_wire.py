@@ -9,6 +9,7 @@ from aigw_daemon.gateway.failures import AttemptFailed, Kind, spent
 from aigw_daemon.gateway.health import health_of
 from aigw_daemon.gateway.hosts import HostPolicy
 from aigw_daemon.gateway.live import CHAT, ENDPOINTS, Live, upstream_path
+from aigw_daemon.gateway.reporter import Flow
 from aigw_daemon.gateway.routing import Decision
 from aigw_daemon.gateway.wire import ApiError, Said, header, kind, relayed_error, status_line, upstream_error
 from aigw_daemon.words import State
@@ -148,7 +149,7 @@ def test_without_a_snapshot_nothing_is_available() -> None:
     got, health = health_of(None)
     assert (got, health["status"], health["profile"]) == (503, "unavailable", None)
     assert health["reasons"] == ["the gateway has not heard from its daemon yet"]
-    assert Live().plan(CHAT, "m") is None
+    assert Live(Flow).plan(CHAT, "m") is None
 
 
 def test_one_backend_that_serves_is_enough_to_be_degraded() -> None:

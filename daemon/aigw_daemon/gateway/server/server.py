@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from time import time
 from typing import Protocol
 from wsgiref.handlers import format_date_time
@@ -41,7 +41,7 @@ class Application(Protocol):
         """Look at the head of a request, before its body is read: the error to answer with, or None."""
         ...
 
-    async def __call__(self, exchange: Exchange) -> None:
+    def __call__(self, exchange: Exchange) -> Awaitable[None]:
         """Answer. Cancelled when the exchange is interrupted; then `exchange.interruption` says why."""
         ...
 

@@ -42,7 +42,11 @@ class PooledResponse(Response):
             piece = connection.take()
             if piece:
                 return piece
-            await self.wait()
+            try:
+                await self.news()
+            except BaseException:
+                self.close()
+                raise
         if rest := self._take_rest():
             return rest
         if self._error is not None:
@@ -69,17 +73,13 @@ class PooledResponse(Response):
         self._rest = rest
         self._error = error
 
-    async def wait(self) -> None:
-        """Waits until something has changed. A cancel closes the connection."""
-        self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        except BaseException:
-            self.close()
-            raise
+    def news(self) -> asyncio.Future[None]:
+        """Done when something has changed. Whoever is cancelled while waiting for it must `close`."""
+        self._waiter = waiter = asyncio.get_running_loop().create_future()
+        return waiter
 
     def wake(self) -> None:
-        """Ends the wait, if there is one."""
+        """Tells whoever waits for news."""
         waiter = self._waiter
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
@@ -106,12 +106,12 @@ class Connection(asyncio.Protocol):
         "_read_paused",
         "_response",
         "_transport",
-        "_uploading",
         "_write_paused",
         "address",
         "closed",
         "idle_since",
         "reused",
+        "uploading",
     )
 
     def __init__(
@@ -125,24 +125,32 @@ class Connection(asyncio.Protocol):
         self._on_lost = on_lost
         self._parser = ResponseParser()
         self._response: PooledResponse | None = None
-        self._uploading = False
+        self.uploading = False
         self._read_paused = False
         self._write_paused = False
         self._buffered = 0
 
-    async def exchange(self, head: bytes, body: bytes) -> Response:
-        """Sends a request and returns when the head of its answer is there."""
+    def send(self, head: bytes, body: bytes) -> PooledResponse:
+        """Sends a request, but of a large one only the head: then `uploading`, and `upload` sends the rest."""
         response = self._response = PooledResponse(self)
         request = b"%bcontent-length: %d\r\n\r\n" % (head, len(body))
         if len(body) <= UPLOAD_PIECE_BYTES:
             self._transport.write(request + body)
         else:
+            self.uploading = True
             self._transport.write(request)
-            await self._upload(response, memoryview(body))
-        while not response.status:
-            response.raise_error()
-            await response.wait()
         return response
+
+    async def upload(self, response: PooledResponse, body: bytes) -> None:
+        """Sends a large body no faster than it is taken, and stops when an error answer comes early."""
+        rest = memoryview(body)
+        for start in range(0, len(rest), UPLOAD_PIECE_BYTES):
+            while self._write_paused and not _ends_upload(response):
+                await response.news()
+            if _ends_upload(response):
+                return
+            self._transport.write(rest[start : start + UPLOAD_PIECE_BYTES])
+        self.uploading = False
 
     def take(self) -> bytes:
         """The body bytes that have arrived and nobody took; may be empty."""
@@ -227,22 +235,11 @@ class Connection(asyncio.Protocol):
 
     # The steps of an exchange.
 
-    async def _upload(self, response: PooledResponse, body: memoryview) -> None:
-        """Sends a large body no faster than it is taken, and stops when an error answer comes early."""
-        self._uploading = True
-        for start in range(0, len(body), UPLOAD_PIECE_BYTES):
-            while self._write_paused and not _ends_upload(response):
-                await response.wait()
-            if _ends_upload(response):
-                return
-            self._transport.write(body[start : start + UPLOAD_PIECE_BYTES])
-        self._uploading = False
-
     def _finish(self, response: PooledResponse) -> None:
         parser = self._parser
         response.settle(self.take(), None)
         self._response = None
-        if parser.keep_alive and not parser.surplus and not self._uploading and not self.closed:
+        if parser.keep_alive and not parser.surplus and not self.uploading and not self.closed:
             parser.reset()
             self.reused = True
             self._on_free(self)

@@ -39,14 +39,25 @@ class PooledClient:
     async def request(self, address: Address, head: bytes, body: bytes) -> Response:
         """See `Upstream.request`. A kept connection that turns out dead is replaced once, unseen by the caller."""
         connection = self._take_idle(address)
-        if connection is not None:
+        while True:
+            if connection is None:
+                connection = await self._connect(address)
+            response = connection.send(head, body)
             try:
-                return await connection.exchange(head, body)
+                # All in this one coroutine: each further one is paid by every request.
+                if connection.uploading:
+                    await connection.upload(response, body)
+                while not response.status:
+                    response.raise_error()
+                    await response.news()
             except StaleConnection:
                 # The other side closed it while the request was on its way: not a failure of the upstream.
-                pass
-        connection = await self._connect(address)
-        return await connection.exchange(head, body)
+                connection = None
+            except BaseException:
+                response.close()
+                raise
+            else:
+                return response
 
     def idle(self, address: Address) -> int:
         """How many connections to `address` are kept for the next request."""
