@@ -100,7 +100,7 @@ class Breaker:
         self._tripped = False
         """Whether only a probe can close it."""
         self._until = math.inf
-        """When the state ends by itself. Infinite in half-open: no probe is out."""
+        """When the state ends by itself. Infinite while somebody may ask: closed, or half-open with no probe out."""
         self._patience = PROBE_SECONDS
 
     def admit(self, now: float) -> Permit | None:
@@ -161,7 +161,7 @@ class Breaker:
 
     def refresh(self, now: float) -> None:
         """Do what is due by time alone: `admit` does it for itself, a timer at `next_change` for the router."""
-        if self.closed or now < self._until:
+        if now < self._until:
             return
         if self.state is Circuit.COOLING and not self._tripped:
             self._move(Circuit.CLOSED, math.inf)
@@ -177,7 +177,7 @@ class Breaker:
 
     def reason(self, now: float) -> str | None:
         """Why it isn't asked now; None when it may be."""
-        if self.closed or now >= self._until:
+        if self._until == math.inf or now >= self._until:
             return None
         wait = f"next try in {math.ceil(self._until - now)} s"
         match self.state:
@@ -187,7 +187,7 @@ class Breaker:
                 failures = f"{self.failures} failure{'s' if self.failures > 1 else ''}"
                 return f"circuit open after {failures} ({self._last}); {wait}"
             case _:
-                return None if self._until == math.inf else "circuit half-open: one request is trying it"
+                return "circuit half-open: one request is trying it"
 
     def retry_after(self, now: float) -> int | None:
         """Whole seconds, at least 1, after which to ask again; None when it may be asked now."""
