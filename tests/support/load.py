@@ -29,7 +29,8 @@ class Load:
 
     port: int
     answered: int = 0
-    last_answer: float = 0.0
+    last_begun: float = 0.0
+    """The latest moment at which a request began that was answered."""
     faults: list[Fault] = field(default_factory=list)
     over: bool = False
 
@@ -54,7 +55,7 @@ class Load:
     def _count(self, began: float, status: int, body: bytes) -> None:
         if status == 200:
             self.answered += 1
-            self.last_answer = time.monotonic()
+            self.last_begun = max(self.last_begun, began)
         else:
             self.faults.append(Fault(began, f"{status} {body[:200]!r}"))
 

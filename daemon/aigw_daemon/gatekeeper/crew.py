@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from socket import socket
+from typing import Final
 
 from aigw_daemon.gatekeeper import listeners as sockets
 from aigw_daemon.gatekeeper.ears import Ears
@@ -21,6 +22,9 @@ from aigw_daemon.link.daemon import WorkerConnection
 from aigw_daemon.link.messages import Demand, Drain, Hello, Load, Records, Snapshot, Started, Tail, Up
 from aigw_daemon.supervisor.launcher import Launcher, NotAdopted
 from aigw_daemon.version import AIGW_VERSION, LINK_VERSION
+
+LOOK_SECONDS: Final = 0.1
+"""How often a worker that has not said hello is looked at: it may have died."""
 
 log = logging.getLogger(__name__)
 
@@ -57,12 +61,7 @@ class Crew:
     def load(self) -> Load:
         """What backends have to do, over all workers."""
         loads = [worker.load for worker in self._members.values()]
-        return Load(
-            in_flight=_sum(load.in_flight for load in loads),
-            relayed=_sum(load.relayed for load in loads),
-            waiting=_sum(load.waiting for load in loads),
-            broken={name: why for load in loads for name, why in load.broken.items()},
-        )
+        return Load(_sum(load.in_flight for load in loads), _sum(load.relayed for load in loads))
 
     def publish(self, snapshot: Snapshot) -> None:
         """Route on this from now on."""
@@ -97,14 +96,16 @@ class Crew:
             if worker.connection is connection:
                 worker.connection = None
 
-    async def expect(self, fits: Callable[[Worker], bool], deadline: float) -> Worker | None:
-        """The stray that fits, waiting for it until ``deadline`` (monotonic seconds)."""
+    async def expect(
+        self, fits: Callable[[Worker], bool], deadline: float, *, may_come: Callable[[], bool]
+    ) -> Worker | None:
+        """The stray that fits, waiting for it until ``deadline`` (monotonic seconds), as long as it ``may_come``."""
         while True:
             found = next(filter(fits, self.strays), None)
             remaining = deadline - time.monotonic()
-            if found is not None or remaining <= 0:
+            if found is not None or remaining <= 0 or not may_come():
                 return found
-            await self._news.wait(remaining)
+            await self._news.wait(min(remaining, LOOK_SECONDS))
 
     def close_to_strays(self) -> None:
         """It is decided who serves: from now on a worker that comes by itself is left over and has to leave."""

@@ -25,7 +25,7 @@ from aigw_daemon.gatekeeper.worker import NAME, Worker
 from aigw_daemon.home import Home
 from aigw_daemon.identity import Identity, is_alive
 from aigw_daemon.link.daemon import WorkerConnection
-from aigw_daemon.link.messages import Load, Snapshot
+from aigw_daemon.link.messages import Snapshot
 from aigw_daemon.supervisor.launcher import Launcher, LaunchError
 from aigw_daemon.words import State
 
@@ -79,10 +79,6 @@ class Gatekeeper:
         """Requests per backend, over all workers that still have some."""
         return self._crew.load().in_flight
 
-    def load(self) -> Load:
-        """What the workers last said of the load, over all of them."""
-        return self._crew.load()
-
     def publish(self, snapshot: Snapshot) -> None:
         """Route on this from now on."""
         self._crew.publish(snapshot)
@@ -129,7 +125,7 @@ class Gatekeeper:
     async def clear(self) -> None:
         """Nothing is to be served: send away whatever an earlier daemon left at the door."""
         if NAME in await self._launcher.strays():
-            await self._crew.expect(lambda _: True, time.monotonic() + self._timing.adoption)
+            await self._crew.expect(lambda _: True, time.monotonic() + self._timing.adoption, may_come=lambda: True)
         await self.close()
         await self._launcher.sweep(NAME)
 
@@ -150,7 +146,9 @@ class Gatekeeper:
         """Listen for the first time: on inherited sockets, on those that a worker brings, or on new ones."""
         deadline = time.monotonic() + self._timing.adoption
         if known is not None and is_alive(known):
-            await self._expect_or_sweep(lambda worker: worker.pid == known.pid, deadline)
+            await self._expect_or_sweep(
+                lambda worker: worker.pid == known.pid, deadline, may_come=lambda: is_alive(known)
+            )
         try:
             self._listen(self._wanted(host, port))
         except PortTaken as taken:
@@ -159,13 +157,19 @@ class Gatekeeper:
                 raise
             # A worker that nobody wrote down.
             endpoint = (taken.host, taken.port)
-            await self._expect_or_sweep(lambda worker: endpoint in worker.served, deadline)
+            await self._expect_or_sweep(
+                lambda worker: endpoint in worker.served,
+                deadline,
+                may_come=lambda: self._launcher.port_owner(endpoint[1]) is not None,
+            )
             self._listen(self._wanted(host, port))
         self._adopt()
 
-    async def _expect_or_sweep(self, fits: Callable[[Worker], bool], deadline: float) -> None:
-        if await self._crew.expect(fits, deadline) is None:
-            # It lives and does not say hello: it hangs. The only case in which a connection may be refused.
+    async def _expect_or_sweep(
+        self, fits: Callable[[Worker], bool], deadline: float, *, may_come: Callable[[], bool]
+    ) -> None:
+        if await self._crew.expect(fits, deadline, may_come=may_come) is None:
+            # It hangs, or has died: the only cases in which a connection may be refused.
             await self._launcher.sweep(NAME)
 
     def _move(self, host: str, port: int) -> None:
