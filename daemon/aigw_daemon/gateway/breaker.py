@@ -88,7 +88,7 @@ class Breaker:
         self.closed = True
         """Whether `state` is closed: then `permit` is valid for everybody."""
         self.permit = Permit(1)
-        """The one that counts now. Of a circuit that isn't closed only its probe holds it."""
+        """The one that counts now. Opening and giving a probe up make a new one, which nobody but a probe then gets."""
         self.failures = 0
         """In a row; above 0 whenever it isn't closed because of them."""
         self._on_change = on_change
@@ -109,7 +109,6 @@ class Breaker:
         if self.closed:
             return self.permit
         if self.state is Circuit.HALF_OPEN and self._until == math.inf:
-            self._void_permits()
             self._move(Circuit.HALF_OPEN, now + self._patience)
             return self.permit
         return None

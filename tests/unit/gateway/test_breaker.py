@@ -67,6 +67,13 @@ def test_half_open_lets_one_probe_through_whose_success_closes_it() -> None:
     assert breaker.admit(32) == breaker.admit(32) == breaker.permit
 
 
+def test_a_probe_that_fails_in_another_way_than_the_first_failure_opens_it_again() -> None:
+    breaker = make()
+    opened(breaker, 0, Failure.REFUSED)
+    breaker.failed(admitted(breaker, 5), Failure.TIMEOUT, 5)
+    assert breaker.reason(5) == "circuit open after 2 failures (no answer in time); next try in 60 s"
+
+
 def test_each_failing_probe_opens_it_longer() -> None:
     breaker = make()
     opened(breaker)
@@ -124,6 +131,38 @@ def test_a_late_answer_of_a_probe_that_was_given_up_is_ignored() -> None:
     assert breaker.closed
 
 
+def test_a_probe_that_was_given_back_says_nothing_any_more() -> None:
+    breaker = make()
+    opened(breaker)
+    first = admitted(breaker, 30)
+    breaker.abandoned(first)
+    breaker.succeeded(first, 31)
+    breaker.failed(first, Failure.TIMEOUT, 31)
+    assert breaker.state is Circuit.HALF_OPEN
+    second = admitted(breaker, 31)
+    assert second != first
+    breaker.limited(second, 5, 31)
+    breaker.succeeded(second, 32)
+    breaker.refresh(36)
+    breaker.succeeded(second, 36)
+    assert breaker.state is Circuit.HALF_OPEN
+
+
+def test_a_probe_without_a_word_has_said_all_it_may_when_its_time_is_over() -> None:
+    breaker = make()
+    opened(breaker)
+    silent = admitted(breaker, 30)
+    breaker.refresh(30 + PROBE_SECONDS)
+    breaker.succeeded(silent, 331)
+    assert (breaker.state, breaker.reason(331)) == (Circuit.HALF_OPEN, None)
+    breaker.succeeded(admitted(breaker, 331), 332)
+    opened(breaker, 340)
+    probed_at = breaker.next_change()
+    assert probed_at is not None
+    admitted(breaker, probed_at)
+    assert breaker.next_change() == probed_at + PROBE_SECONDS, "closing forgets how long probes took"
+
+
 def test_a_client_that_leaves_gives_the_probe_to_the_next_and_never_counts() -> None:
     breaker = make()
     for _ in range(100):
@@ -166,6 +205,8 @@ def test_a_probe_that_is_told_429_is_followed_by_another_probe() -> None:
     opened(breaker)
     breaker.limited(admitted(breaker, 30), 10, 30)
     assert breaker.state is Circuit.COOLING
+    breaker.refresh(40)
+    assert not breaker.closed
     breaker.failed(admitted(breaker, 40), Failure.SERVER_ERROR, 40)
     assert (breaker.state, breaker.next_change()) == (Circuit.OPEN, 100)
 
@@ -182,6 +223,15 @@ def test_a_new_process_gets_a_new_breaker(now: float) -> None:
     assert breaker.closed, "the old process's requests still failed"
     opened(breaker, now)
     assert breaker.next_change() == now + 30
+
+
+def test_a_new_process_after_one_that_flapped_is_left_alone_no_longer_than_any() -> None:
+    breaker = make()
+    opened(breaker, 0)
+    breaker.succeeded(admitted(breaker, 30), 30)
+    breaker.replaced()
+    opened(breaker, 31)
+    assert breaker.next_change() == 31 + 30
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,22 @@
 
 import copy
 import math
+from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from aigw_daemon.gateway.breaker import FAILURES_TO_OPEN, LONGEST_OPEN_SECONDS, Breaker, Circuit, Failure, Permit
 
 LONGEST = LONGEST_OPEN_SECONDS
 TRIPPED = {Circuit.OPEN, Circuit.HALF_OPEN}
+WHICH = st.sampled_from([-1, -1, 0, 1])
+"""Mostly the newest permit, or an old one."""
+
+
+def some_are_out(machine: "Traffic") -> bool:
+    return bool(machine.permits)
 
 
 class Traffic(RuleBasedStateMachine):
@@ -27,16 +34,20 @@ class Traffic(RuleBasedStateMachine):
     def on_change(self, _: Breaker) -> None:
         self.told += 1
 
-    def state(self) -> dict[str, object]:
+    def state(self) -> dict[str, Any]:
         return {name: getattr(self.breaker, name) for name in Breaker.__slots__}
-
-    def reported(self, which: int) -> Permit | None:
-        return self.permits.pop(which % len(self.permits)) if self.permits else None
 
     @rule(seconds=st.sampled_from([0.0, 1.0, 10.0, 31.0, 301.0]), chance=st.floats(0, 1))
     def pass_time(self, seconds: float, chance: float) -> None:
         self.now += seconds
         self.chance = chance
+
+    @precondition(lambda self: self.breaker.next_change() is not None)
+    @rule(asks=st.booleans())
+    def wait_until_something_is_due(self, asks: bool) -> None:
+        self.now = max(self.now, self.breaker.next_change() or 0.0)
+        if asks:
+            self.ask()
 
     @rule()
     def ask(self) -> None:
@@ -56,42 +67,61 @@ class Traffic(RuleBasedStateMachine):
             assert breaker.closed
         self.permits.append(permit)
 
-    @rule(which=st.integers(0, 20), failure=st.sampled_from(Failure))
-    def fail(self, which: int, failure: Failure) -> None:
-        if (permit := self.reported(which)) is not None:
-            before, counts = self.state(), permit == self.breaker.permit
+    @precondition(some_are_out)
+    @rule(which=WHICH, failure=st.sampled_from(Failure), keep=st.booleans())
+    def fail(self, which: int, failure: Failure, keep: bool) -> None:
+        permit = self.permits[which % len(self.permits)]
+        if not keep:
+            self.permits.remove(permit)
+        before, counts = self.state(), permit == self.breaker.permit
+        self.breaker.failed(permit, failure, self.now)
+        if not counts:
+            assert self.state() == before
+        elif before["state"] is Circuit.HALF_OPEN or failure is Failure.REFUSED:
+            assert self.breaker.state is Circuit.OPEN
+        else:
+            assert self.breaker.failures == before["failures"] + 1
+
+    @rule(failure=st.sampled_from(Failure))
+    def fail_until_it_opens(self, failure: Failure) -> None:
+        self.ask()
+        while (permit := self.breaker.admit(self.now)) is not None:
             self.breaker.failed(permit, failure, self.now)
-            if not counts:
-                assert self.state() == before
-            elif before["state"] is Circuit.HALF_OPEN or failure is Failure.REFUSED:
-                assert self.breaker.state is Circuit.OPEN
 
-    @rule(which=st.integers(0, 20))
+    @precondition(some_are_out)
+    @rule(which=WHICH)
     def succeed(self, which: int) -> None:
-        if (permit := self.reported(which)) is not None:
-            before, counts = self.state(), permit == self.breaker.permit
-            self.breaker.succeeded(permit, self.now)
-            if not counts:
-                assert self.state() == before
-            else:
-                assert self.breaker.failures == 0
-                assert self.breaker.state not in TRIPPED
+        permit = self.permits.pop(which % len(self.permits))
+        before, counts = self.state(), permit == self.breaker.permit
+        self.breaker.succeeded(permit, self.now)
+        if not counts:
+            assert self.state() == before
+        else:
+            assert self.breaker.failures == 0
+            assert self.breaker.state not in TRIPPED
 
-    @rule(which=st.integers(0, 20))
+    @precondition(some_are_out)
+    @rule(which=WHICH)
     def leave(self, which: int) -> None:
-        if (permit := self.reported(which)) is not None:
-            failures = self.breaker.failures
-            self.breaker.abandoned(permit)
-            assert self.breaker.failures == failures
+        permit = self.permits.pop(which % len(self.permits))
+        before, counts = self.state(), permit == self.breaker.permit
+        self.breaker.abandoned(permit)
+        assert self.breaker.failures == before["failures"]
+        assert self.state() == before or (counts and self.breaker.permit != permit)
 
-    @rule(which=st.integers(0, 20), seconds=st.sampled_from([0.0, 3.0, 1e9]))
+    @precondition(some_are_out)
+    @rule(which=WHICH, seconds=st.sampled_from([0.0, 3.0, 1e9]))
     def limit(self, which: int, seconds: float) -> None:
-        if (permit := self.reported(which)) is not None:
-            before, counts = self.state(), permit == self.breaker.permit
-            self.breaker.limited(permit, seconds, self.now)
-            assert self.breaker.failures == before["failures"]
-            assert counts or self.state() == before
+        permit = self.permits.pop(which % len(self.permits))
+        before, counts = self.state(), permit == self.breaker.permit
+        self.breaker.limited(permit, seconds, self.now)
+        assert self.breaker.failures == before["failures"]
+        if not counts:
+            assert self.state() == before
+        elif before["state"] is Circuit.HALF_OPEN:
+            assert self.breaker.permit != permit
 
+    @precondition(lambda self: self.breaker.failures)
     @rule()
     def replace(self) -> None:
         self.breaker.replaced()
