@@ -178,7 +178,7 @@ class Breaker:
         """Why it isn't asked now; None when it may be."""
         if self._until == math.inf or now >= self._until:
             return None
-        wait = f"next try in {math.ceil(self._until - now)} s"
+        wait = f"next try in {_whole(self._until - now)} s"
         match self.state:
             case Circuit.COOLING:
                 return f"cooling down after a 429; {wait}"
@@ -192,7 +192,7 @@ class Breaker:
         """Whole seconds, at least 1, after which to ask again; None when it may be asked now."""
         if self.reason(now) is None:
             return None
-        return TRYING_SECONDS if self.state is Circuit.HALF_OPEN else math.ceil(self._until - now)
+        return TRYING_SECONDS if self.state is Circuit.HALF_OPEN else _whole(self._until - now)
 
     def _open(self, failure: Failure, now: float) -> None:
         if not self._tripped and now - self._closed_at >= FORGOTTEN_SECONDS:
@@ -232,6 +232,11 @@ def open_seconds(failure: Failure, openings: int, random: float) -> float:
     first = REFUSED_OPEN_SECONDS if failure is Failure.REFUSED else OPEN_SECONDS
     jitter = 1 + JITTER * (2 * random - 1)
     return min(LONGEST_OPEN_SECONDS, first * openings * jitter)
+
+
+def _whole(seconds: float) -> int:
+    """Rounded up, at least 1; a millisecond is forgiven, for 300.0000000001 s are 300."""
+    return max(1, math.ceil(seconds - 0.001))
 
 
 class Breakers:

@@ -46,12 +46,13 @@ class Traffic(RuleBasedStateMachine):
         self.inside = 0
         self.most = 2
         self.round = 0
+        self.turn = 0
         self.settled = True
 
     async def visit(self, visit: Visit, timeout: float) -> None:
         place = None
         while True:
-            visit.waits, visit.since = True, self.round
+            visit.waits, visit.since, asked_in = True, self.round, self.turn
             try:
                 await self.lane.enter(-visit.rank[0], timeout, place)
             except LookAgain as told:
@@ -62,6 +63,8 @@ class Traffic(RuleBasedStateMachine):
                 return
             visit.waits = False
             self.inside += 1
+            if asked_in == self.turn:
+                return  # it found a slot free; those who have got theirs may not have run yet
             overtaken = [
                 other.rank
                 for other in self.visits
@@ -122,6 +125,7 @@ class Traffic(RuleBasedStateMachine):
 
     async def _rounds(self) -> None:
         for _ in range(ROUNDS):
+            self.turn += 1
             await asyncio.sleep(0)
 
     @invariant()

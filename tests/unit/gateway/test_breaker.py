@@ -191,6 +191,14 @@ def test_a_429_with_its_time_cools_down_without_counting() -> None:
     assert breaker.closed
 
 
+def test_no_second_is_added_by_rounding() -> None:
+    breaker = make()
+    now = 326.1199016061411
+    breaker.limited(admitted(breaker, now), 300, now)
+    assert breaker.retry_after(now) == 300
+    assert breaker.retry_after(now + 299.9999) == 1
+
+
 def test_failures_while_cooling_open_it_for_no_less_than_the_429_asked() -> None:
     breaker = make()
     permit = admitted(breaker, 0)

@@ -150,7 +150,7 @@ class Traffic(RuleBasedStateMachine):
         breaker = copy.copy(self.breaker)
         due = breaker.next_change()
         if breaker.state is not Circuit.HALF_OPEN:
-            assert due is None or due - self.now <= LONGEST
+            assert due is None or due - self.now <= LONGEST + 1e-6
         permit = breaker.admit(max(self.now, due or -math.inf))
         assert permit is not None
         breaker.succeeded(permit, self.now)
