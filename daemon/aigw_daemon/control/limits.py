@@ -15,8 +15,7 @@ URL_GAP_SECONDS: Final = 60.0
 
 _GENERATE: Final = (CHAT, COMPLETIONS)
 _POOLING: Final = (EMBEDDINGS, RERANK)
-_RERANK_FLAGS: Final = frozenset({"--rerank", "--reranking"})
-_EMBEDDING_FLAGS: Final = frozenset({"--embedding", "--embeddings"})
+_LLAMACPP: Final = {"chat": _GENERATE, "embeddings": (EMBEDDINGS,), "rerank": (RERANK,)}
 
 
 def cloud(section: BackendSection, host: str) -> bool:
@@ -32,7 +31,7 @@ def endpoints(section: BackendSection) -> tuple[str, ...]:
         case OllamaBackend():
             return (*_GENERATE, EMBEDDINGS)
         case LlamacppBackend() if section.managed:
-            return _llamacpp(section)
+            return _LLAMACPP[section.purpose]
         case VllmBackend() if section.managed:
             return _vllm(section.args)
         case _:
@@ -63,15 +62,6 @@ def gap_timeout(section: BackendSection, gateway: Gateway) -> float | None:
     if gateway.gap_timeout is not None:
         return gateway.gap_timeout
     return None if section.managed else URL_GAP_SECONDS
-
-
-def _llamacpp(section: LlamacppBackend) -> tuple[str, ...]:
-    """It starts for one of them: with embeddings or rerank it answers no chats, and without them no embeddings."""
-    if section.rerank or not _RERANK_FLAGS.isdisjoint(section.args):
-        return (RERANK,)
-    if section.embeddings or not _EMBEDDING_FLAGS.isdisjoint(section.args):
-        return (EMBEDDINGS,)
-    return _GENERATE
 
 
 def _vllm(args: Sequence[str]) -> tuple[str, ...]:

@@ -274,6 +274,15 @@ class LlamacppBackend(AttachableSection):
             return (self.served_name,)
         return (PurePath(self.model).name.removesuffix(".gguf"),) if self.model else None
 
+    @property
+    def purpose(self) -> Literal["chat", "embeddings", "rerank"]:
+        """What it is started for, by the profile's keys or its args. It is one of them: see its ``--embeddings``."""
+        if self.rerank or not {"--rerank", "--reranking"}.isdisjoint(self.args):
+            return "rerank"
+        if self.embeddings or not {"--embedding", "--embeddings"}.isdisjoint(self.args):
+            return "embeddings"
+        return "chat"
+
 
 class OpenaiBackend(BackendSection):
     """Any OpenAI-compatible URL, Ollama Cloud among them."""

@@ -1,26 +1,14 @@
-"""The router: which candidates, in which order, and why. Property tests hold for every snapshot."""
+"""The router: which candidates, in which order, and why."""
 
+import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from aigw_daemon.gateway.models_view import model_list
-from aigw_daemon.gateway.routing import Conditions, Decision, Readiness, RoutingTable, resolve
-from aigw_daemon.link.messages import BackendView, RouteView, Snapshot, TargetView
+from aigw_daemon.gateway.routing import Ask, Conditions, Readiness, resolve
+from aigw_daemon.link.messages import CHAT, EMBEDDINGS, RERANK, ModelView, ParamsView, RouteView, TargetView
 from aigw_daemon.words import EngineKind, State
-from tests.support.gateway import backend, route, snapshot
-
-
-def table(
-    *backends: BackendView, routes: tuple[RouteView, ...] = (), fallback: tuple[TargetView, ...] = ()
-) -> RoutingTable:
-    shown = snapshot(*backends, routes=routes)
-    return RoutingTable(Snapshot(shown.revision, shown.profile, shown.gateway, shown.backends, shown.routes, fallback))
-
-
-def tried(decision: Decision) -> list[tuple[str, str]]:
-    return [(candidate.backend, candidate.model) for candidate in decision.kept]
-
+from tests.support.gateway import backend, route
+from tests.support.routing import cloud, having, model, reasons, table, tried
 
 A, B = backend("a", 1, models=["x", "y"]), backend("b", 2, models=["x", "z"])
 
@@ -138,45 +126,192 @@ def test_nearest_names_are_offered() -> None:
     )
 
 
-NAMES = st.sampled_from(["a", "b", "c", "x", "y", "a/x", "r", "q:latest", "q"])
-BACKENDS = st.lists(
-    st.builds(
-        lambda name, models, state, wanted: backend(
-            name, 1, models=models, state=state, wanted=wanted, engine=EngineKind.OLLAMA
+TEXT = model("x", "chat", "completions")
+VECTORS = model("v", "embeddings")
+SEEING = model("x", "chat", "vision", "tools", context=512)
+
+
+def test_the_cloud_names_of_ollama_reach_a_cloud_that_lists_the_plain_ones() -> None:
+    routed = table(A, cloud("c", "gpt-oss:120b", "glm-4.6"))
+    for name, plain in (("gpt-oss:120b-cloud", "gpt-oss:120b"), ("glm-4.6:cloud", "glm-4.6")):
+        decision = resolve(routed, name)
+        assert (decision.matched, tried(decision)) == ("cloud", [("c", plain)])
+    assert resolve(routed, "gpt-oss:20b-cloud").matched is None
+    assert resolve(routed, "gpt-oss-cloud").matched is None
+
+
+def test_a_cloud_is_addressed_by_either_name() -> None:
+    routed = table(cloud("c", "m:1b"), routes=(route("r", ("c", "m:1b-cloud")),))
+    assert tried(resolve(routed, "c/m:1b-cloud")) == tried(resolve(routed, "r")) == [("c", "m:1b")]
+
+
+def test_a_cloud_that_does_not_answer_is_skipped_rather_than_unknown() -> None:
+    decision = resolve(table(cloud("c", state=State.UNREACHABLE)), "m:1b-cloud")
+    assert (decision.matched, [each.model for each in decision.candidates], tried(decision)) == ("cloud", ["m:1b"], [])
+
+
+def test_what_a_local_ollama_lists_comes_before_the_cloud() -> None:
+    ollama = backend("o", 1, models=["m:1b-cloud"], engine=EngineKind.OLLAMA)
+    assert tried(resolve(table(ollama, cloud("c", "m:1b")), "m:1b-cloud")) == [("o", "m:1b-cloud")]
+
+
+def test_only_ollama_leaves_latest_out() -> None:
+    assert resolve(table(backend("a", 1, models=["m:latest"])), "m").matched is None
+
+
+def test_a_pattern_that_is_no_regular_expression_matches_nothing() -> None:
+    assert resolve(table(A, routes=(route("~(", ("a", "x"), pattern=True),)), "(").matched is None
+
+
+def test_a_capability_prefers_what_is_ready_then_the_order_of_the_list() -> None:
+    cold = backend("cold", 3, models=["big"], state=State.STOPPED)
+    routed = table(cold, A, B, capabilities={"code": ("big", "z", "y")}, fallback=(TargetView("a", "x"),))
+    decision = resolve(routed, "code")
+    assert decision.matched == "capability"
+    assert tried(decision) == [("b", "z"), ("a", "y"), ("cold", "big"), ("a", "x")]
+
+
+def test_a_capability_takes_names_as_clients_do_but_no_other_capability() -> None:
+    routed = table(A, B, routes=(route("r", ("b", "z")),), capabilities={"code": ("r", "a/y", "chat"), "chat": ("x",)})
+    decision = resolve(routed, "code")
+    assert tried(decision) == [("b", "z"), ("a", "y")]
+    assert reasons(decision.candidates)["-"] == "no backend lists it"
+
+
+def test_a_capabilitys_model_may_be_of_an_ollama_that_does_not_run_yet() -> None:
+    ollama = backend("o", 1, models=[], engine=EngineKind.OLLAMA, state=State.STOPPED)
+    assert tried(resolve(table(ollama, capabilities={"code": ("q:7b",)}), "code")) == [("o", "q:7b")]
+
+
+def test_routes_models_and_patterns_come_before_a_capability() -> None:
+    capabilities = {"code": ("x",), "x": ("y",), "gpt-9": ("y",)}
+    routes = (route("code", ("b", "z")), route("gpt-*", ("b", "z"), pattern=True))
+    routed = table(A, B, routes=routes, capabilities=capabilities)
+    assert [resolve(routed, name).matched for name in ("code", "x", "gpt-9")] == ["route", "listed", "pattern"]
+
+
+def test_an_engine_that_does_not_speak_the_endpoint_is_skipped_with_that_reason() -> None:
+    mute = having(A, *A.models, endpoints=("embeddings",))
+    decision = resolve(table(mute, B, routes=(route("r", ("a", "x"), ("b", "x")),)), "r")
+    assert tried(decision) == [("b", "x")]
+    assert decision.candidates[0].reason == "llamacpp does not speak chat/completions here, only embeddings"
+    assert decision.instead is None
+
+
+def test_models_that_do_the_endpoint_are_named_when_no_candidate_does() -> None:
+    routed = table(having(A, TEXT), having(B, VECTORS), routes=(route("r", ("a", "x")),))
+    decision = resolve(routed, Ask("r", EMBEDDINGS))
+    assert (tried(decision), decision.instead) == ([], ("v",))
+    assert decision.candidates[0].reason == "'x' does not do embeddings, only chat, completions"
+    assert resolve(routed, Ask("r", RERANK)).instead == ()
+    assert resolve(routed, Ask("v", EMBEDDINGS)).instead is None
+    assert resolve(routed, Ask("nope", EMBEDDINGS)).instead is None
+
+
+def test_a_target_that_is_down_still_speaks_the_endpoint() -> None:
+    down = having(B, VECTORS, state=State.FAILED)
+    assert resolve(table(having(A, TEXT), down, routes=(route("r", ("b", "v")),)), Ask("r", EMBEDDINGS)).instead is None
+
+
+def test_what_the_request_needs_and_the_model_lacks_is_a_reason() -> None:
+    routed = table(having(A, TEXT), having(B, SEEING), routes=(route("r", ("a", "x"), ("b", "x")),))
+    decision = resolve(routed, Ask("r", needs=frozenset({"tools", "vision"})))
+    assert tried(decision) == [("b", "x")]
+    assert decision.candidates[0].reason == "'x' lacks tools, vision, it has chat, completions"
+    assert tried(resolve(routed, "r")) == [("a", "x"), ("b", "x")]
+
+
+def test_a_model_that_says_nothing_of_itself_is_believed() -> None:
+    assert tried(resolve(table(A), Ask("y", needs=frozenset({"tools"}), tokens=10_000_000))) == []
+    unknown = having(A, model("y"))
+    assert tried(resolve(table(unknown), Ask("y", needs=frozenset({"tools"}), tokens=10_000_000))) == [("a", "y")]
+
+
+def test_a_prompt_longer_than_the_context_is_skipped_and_the_longer_one_kept() -> None:
+    routed = table(having(A, SEEING), B, routes=(route("r", ("a", "x"), ("b", "x")),))
+    decision = resolve(routed, Ask("r", tokens=513))
+    assert tried(decision) == [("b", "x")]
+    assert decision.candidates[0].reason == "its context of 512 tokens is less than the prompt's 513 or more"
+    assert tried(resolve(routed, Ask("r", tokens=512))) == [("a", "x"), ("b", "x")]
+
+
+@pytest.mark.parametrize("endpoint", [EMBEDDINGS, RERANK])
+def test_vectors_never_fall_back_to_another_model(endpoint: str) -> None:
+    with_fallback = RouteView(
+        "r", (TargetView("a", "x"), TargetView("b", "z"), TargetView("b", "x")), fallback=(TargetView("b", "w"),)
+    )
+    down = backend("a", 1, models=["x"], state=State.FAILED)
+    decision = resolve(
+        table(down, backend("b", 2, models=["x", "z", "w"]), routes=(with_fallback,)), Ask("r", endpoint)
+    )
+    assert tried(decision) == [("b", "x")]
+    assert decision.candidates[1].reason == f"another model than 'x', and {endpoint} of two models don't mix"
+    assert tried(resolve(table(down, B, routes=(with_fallback,)), "r")) == [("b", "z"), ("b", "x")]
+
+
+def test_the_same_content_under_another_name_is_the_same_model() -> None:
+    one, other = having(A, model("v", digest="d")), having(B, model("w:latest", digest="d"), model("u", digest="e"))
+    routed = table(one, other, routes=(route("r", ("a", "v"), ("b", "u"), ("b", "w:latest")),))
+    assert tried(resolve(routed, Ask("r", EMBEDDINGS))) == [("a", "v"), ("b", "w:latest")]
+
+
+def test_an_open_circuit_is_skipped_but_never_the_last_one() -> None:
+    routed = table(A, B, routes=(route("r", ("a", "x"), ("b", "x")),))
+    one = resolve(routed, "r", Conditions(broken={"a": "5 failures in a row"}))
+    assert tried(one) == [("b", "x")]
+    assert one.candidates[0].reason == "its circuit is open: 5 failures in a row"
+    both = resolve(routed, "r", Conditions(broken={"a": "5 failures in a row", "b": "refused"}))
+    assert tried(both) == [("a", "x")]
+    assert both.candidates[0].reason == ("ready; its circuit is open (5 failures in a row), but nobody else is left")
+
+
+def test_taken_places_are_told_and_a_full_queue_is_skipped() -> None:
+    narrow = msgspec.structs.replace(A, max_concurrency=2, max_queue=1)
+    routed = table(narrow, B, routes=(route("r", ("a", "x"), ("b", "x")),))
+    busy = resolve(routed, "r", Conditions(in_flight={"a": 2}))
+    assert tried(busy) == [("a", "x"), ("b", "x")]
+    assert busy.candidates[0].reason == "ready; 2 of 2 places taken, 0 waiting"
+    full = resolve(routed, "r", Conditions(in_flight={"a": 2}, waiting={"a": 1}))
+    assert tried(full) == [("b", "x")]
+    assert full.candidates[0].reason == "full: 2 of 2 places taken, 1 of 1 waiting"
+
+
+def test_a_route_brings_its_policies_along() -> None:
+    params = ParamsView(defaults={"temperature": b"0.2"})
+    settings = RouteView(
+        "r", (TargetView("a", "x"),), cold="bridge", overflow="spill", balance="least_busy", params=params,
+        on_context_overflow=(TargetView("a", "x"), TargetView("b", "z"), TargetView("b", "nope")),
+        first_token_timeout=5.0, request_timeout=30.0,
+    )  # fmt: skip
+    decision = resolve(table(A, B, routes=(settings,)), "r")
+    assert (decision.cold, decision.overflow, decision.balance) == ("bridge", "spill", "least_busy")
+    assert (decision.params, decision.first_token_timeout, decision.request_timeout) == (params, 5.0, 30.0)
+    assert [(each.model, each.kept, each.fallback) for each in decision.on_context_overflow] == [
+        ("z", True, False), ("nope", False, False),
+    ]  # fmt: skip
+    assert decision.endpoint == CHAT
+
+
+def test_a_decision_for_a_route_is_made_once_and_one_for_a_pattern_each_time() -> None:
+    routed = table(A, routes=(route("r", ("a", "x")), route("p*", ("a", "x"), pattern=True)))
+    assert resolve(routed, "r") is resolve(routed, Ask("r"))
+    assert resolve(routed, "r") is not resolve(routed, Ask("r", EMBEDDINGS))
+    resolve(routed, "pq")
+    assert set(routed.made) == {(CHAT, "r"), (EMBEDDINGS, "r")}
+
+
+def test_the_list_of_models_has_routes_models_clouds_and_capabilities() -> None:
+    listed = model_list(
+        table(
+            A, cloud("c", "m:1b"), routes=(route("r", ("a", "x")),), capabilities={"code": ("nope", "x"), "no": ("n",)}
         ),
-        st.sampled_from(["a", "b", "c"]),
-        st.lists(NAMES, max_size=3, unique=True),
-        st.sampled_from(list(State)),
-        st.booleans(),
-    ),
-    max_size=3,
-    unique_by=lambda view: view.name,
-)
-TARGETS = st.lists(st.tuples(st.sampled_from(["a", "b", "c", "nowhere"]), NAMES), min_size=1, max_size=3)
-ROUTES = st.lists(
-    st.builds(lambda name, targets: route(name, *targets), NAMES, TARGETS), max_size=4, unique_by=lambda r: r.name
-)
+        "p",
+    )["data"]
+    assert [entry["id"] for entry in listed] == ["r", "x", "y", "m:1b", "m:1b-cloud", "code"]
+    assert [entry["backend"] for entry in listed] == ["a", "a", "a", "c", "c", "a"]
 
 
-@given(BACKENDS, ROUTES, NAMES, st.frozensets(st.sampled_from(["a", "b", "c"])))
-def test_only_able_backends_are_kept_and_the_order_is_the_routes(
-    backends: list[BackendView], routes: list[RouteView], name: str, down: frozenset[str]
-) -> None:
-    compiled = table(*backends, routes=tuple(routes))
-    decision = resolve(compiled, name, Conditions(down))
-    for candidate in decision.kept:
-        view = compiled.backends[candidate.backend]
-        assert candidate.backend not in down
-        assert view.state in {State.READY, State.DEGRADED, State.STARTING, State.SLEEPING, State.STOPPED}
-        assert not view.models or candidate.model in {model.id for model in view.models}
-    chosen = next((found for found in routes if found.name == name), None)
-    if chosen is not None:
-        order = [target.backend for target in dict.fromkeys(chosen.targets)]
-        assert [candidate.backend for candidate in decision.candidates] == order
-
-
-@given(BACKENDS, ROUTES)
-def test_every_listed_model_leads_somewhere(backends: list[BackendView], routes: list[RouteView]) -> None:
-    compiled = table(*backends, routes=tuple(routes))
-    for entry in model_list(compiled, "p")["data"]:
-        assert resolve(compiled, entry["id"]).candidates
+def test_a_model_whose_age_nobody_knows_is_as_old_as_the_state_of_its_backend() -> None:
+    young = having(A, ModelView("x", 0), since=1_750_000_000.9)
+    (entry,) = model_list(table(young), "p")["data"]
+    assert entry["created"] == 1_750_000_000

@@ -96,7 +96,7 @@ class LlamacppEngine:
         """See Engine: the one model, with the context that each of its slots has."""
         settings = props.get("default_generation_settings") if isinstance(props, dict) else None
         context = positive(settings.get("n_ctx")) if isinstance(settings, dict) else None
-        can = _capabilities(section)
+        can = _capabilities(section, props)
         return tuple(model_view(entry, context or _trained_context(entry), can) for entry in entries(listing))
 
     def concurrency(self, props: Any) -> int | None:
@@ -104,12 +104,13 @@ class LlamacppEngine:
         return positive(props.get("total_slots")) if isinstance(props, dict) else None
 
 
-def _capabilities(section: BackendSection) -> tuple[str, ...]:
-    if isinstance(section, LlamacppBackend) and section.rerank:
-        return ("rerank",)
-    if isinstance(section, LlamacppBackend) and section.embeddings:
-        return ("embeddings",)
-    return ("chat", "completions")
+def _capabilities(section: BackendSection, props: Any) -> tuple[str, ...]:
+    """Tools always: where a model's template has none, llama.cpp brings a form of its own."""
+    if isinstance(section, LlamacppBackend) and section.purpose != "chat":
+        return (section.purpose,)
+    modalities = props.get("modalities") if isinstance(props, dict) else None
+    sees = isinstance(modalities, dict) and modalities.get("vision") is True
+    return ("chat", "completions", "tools", *(("vision",) if sees else ()))
 
 
 def _trained_context(entry: dict[str, Any]) -> int | None:
