@@ -15,7 +15,7 @@ from aigw_daemon.profile.backends import BackendSection
 from aigw_daemon.profile.load import parse
 from aigw_daemon.state_file import Member, StateFile
 from aigw_daemon.supervisor.backend import Edges, Plan
-from aigw_daemon.supervisor.engines.base import Counters, Engine
+from aigw_daemon.supervisor.engines.base import Counters, Engine, LoadedModel
 from aigw_daemon.supervisor.failures import Exit
 from aigw_daemon.supervisor.gpu_turns import GpuTurns
 from aigw_daemon.supervisor.managed import ManagedBackend
@@ -147,6 +147,7 @@ class FakeProber:
     why: str | None = None
     done: float | None = None
     """What the engine's counters say."""
+    in_memory: tuple[LoadedModel, ...] | None = None
 
     async def ready(self, engine: Engine, section: BackendSection, base: str, key: Secret | None) -> Reading:
         await asyncio.sleep(0)
@@ -162,6 +163,14 @@ class FakeProber:
         await asyncio.sleep(0)
         return self.done
 
+    async def loaded(self, engine: Engine, base: str, key: Secret | None) -> tuple[LoadedModel, ...] | None:
+        await asyncio.sleep(0)
+        return self.in_memory
+
+    async def unload(self, engine: Engine, base: str, key: Secret | None) -> None:
+        await asyncio.sleep(0)
+        self.in_memory = ()
+
     async def listing(self, base: str, key: Secret | None) -> Listing:
         await asyncio.sleep(0)
         return Listing(why=self.why) if self.why else Listing(tuple({"id": name} for name in self.models))
@@ -176,6 +185,8 @@ class FakeWorld:
         self.prober = FakeProber()
         self.gpus = RecordedGpus(None)
         self.traffic = Traffic()
+        self.traffics: dict[str, Traffic] = {}
+        """Of single backends; the others have ``traffic``."""
         self.gateway_speaks = True
         self.changes = 0
         self.state = StateFile(home, write=lambda _path, _content: None)
@@ -195,7 +206,7 @@ class FakeWorld:
             launcher=self.launcher,
             prober=self.prober,
             clock=self.clock,
-            traffic=lambda _: replace(self.traffic, told_at=self.clock.now if self.gateway_speaks else 0.0),
+            traffic=self.watch,
             on_change=self.changed,
             gpus=GpuTurns(self.gpus, self.clock),
             environ={"PATH": "/usr/bin"},
@@ -206,5 +217,11 @@ class FakeWorld:
     def changed(self) -> None:
         self.changes += 1
 
-    def managed(self) -> ManagedBackend:
-        return ManagedBackend(self.plan, self.edges)
+    def watch(self, name: str) -> Traffic:
+        told = self.traffics.get(name, self.traffic)
+        return replace(told, told_at=self.clock.now if self.gateway_speaks else 0.0)
+
+    def managed(self, name: str = "a", **settings: object) -> ManagedBackend:
+        """The world's backend, or one like it; ``settings`` are fields of its section that differ."""
+        section = self.plan.section.model_copy(update=settings)
+        return ManagedBackend(replace(self.plan, name=name, section=section), self.edges)

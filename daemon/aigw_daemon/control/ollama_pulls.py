@@ -42,12 +42,14 @@ async def ollama_pull_events(
     base = f"{report.address.url}{report.address.base_path.removesuffix('/v1')}"
     key = report.api_key.value if report.api_key is not None else None
     try:
-        async with aclosing(pull(OllamaPull(base, request.model, request.insecure, key))) as steps:
-            async for step in steps:
-                if step.phase == "done":
-                    await supervisor.refresh(name)
-                    publish()
-                yield event(step)
+        # No request shows that a pull runs: without a word the backend would look idle.
+        with supervisor.using(name):
+            async with aclosing(pull(OllamaPull(base, request.model, request.insecure, key))) as steps:
+                async for step in steps:
+                    if step.phase == "done":
+                        await supervisor.refresh(name)
+                        publish()
+                    yield event(step)
     except PullError as error:
         yield _failed(request, Problem(code=f"pull_{error.reason}", message=str(error)))
 

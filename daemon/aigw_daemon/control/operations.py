@@ -53,7 +53,7 @@ from aigw_daemon.models.puller import Puller
 from aigw_daemon.profile.model import Profile
 from aigw_daemon.state_file import StateFile
 from aigw_daemon.supervisor.launcher import Launcher
-from aigw_daemon.supervisor.supervisor import Supervisor, UnknownBackend
+from aigw_daemon.supervisor.supervisor import OneAtATime, Supervisor, UnknownBackend
 from aigw_daemon.version import AIGW_VERSION
 
 DAEMON = "daemon"
@@ -201,7 +201,8 @@ class Operations:
             await self._switch(profile, start=not request.backends)
             # By the operator's word: it also ends an earlier stop, and tries again what had failed.
             if names := request.backends or choice.always_on(profile):
-                await self._parts.supervisor.start(names)
+                # One that nobody named puts nobody out of its group.
+                await self._change(partial(self._parts.supervisor.start, evict=bool(request.backends)), names)
         return self.status()
 
     async def use_profile(self, name: str) -> Status:
@@ -334,6 +335,9 @@ class Operations:
             await verb(names)
         except UnknownBackend as error:
             raise choice.unknown_backend(error.name, list(error.choices)) from error
+        except OneAtATime as error:
+            hint = "name one of them; a request for the other makes it give way"
+            raise Refusal(409, "one_at_a_time", str(error), hint=hint) from error
         return self.status()
 
     def _serving_profile(self) -> Profile:

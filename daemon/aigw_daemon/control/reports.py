@@ -5,6 +5,7 @@ from dataclasses import asdict
 from aigw_daemon.control.schema import BackendStatus, LoadedModel
 from aigw_daemon.link.messages import BackendView
 from aigw_daemon.supervisor.backend import BackendReport
+from aigw_daemon.words import State
 
 
 def backend_status(report: BackendReport, in_flight: int, warnings: list[str]) -> BackendStatus:
@@ -38,7 +39,7 @@ def backend_view(report: BackendReport, *, held: bool, last_start_s: float | Non
     return BackendView(
         name=report.name,
         engine=report.engine,
-        state=report.state,
+        state=_state_for_requests(report),
         since=report.since,
         host=address.host if address else "",
         port=address.port if address else 0,
@@ -51,3 +52,13 @@ def backend_view(report: BackendReport, *, held: bool, last_start_s: float | Non
         wanted=not held,
         last_start_s=last_start_s,
     )
+
+
+def _state_for_requests(report: BackendReport) -> State:
+    """One that was idle, or makes way for another, is as good as stopped: a request for it waits and starts it again.
+
+    Its drain is for the requests that it has; a new one that was turned away now would only have come too early.
+    """
+    if report.leaving and report.state in {State.DRAINING, State.STOPPING}:
+        return State.STARTING if report.wanted else State.STOPPED
+    return report.state

@@ -80,12 +80,16 @@ def _sentence(report: BackendReport, in_flight: int, *, held: bool, now: float) 
             return f"is starting since {since}{f': {report.progress}' if report.progress else ''}"
         case State.DRAINING:
             return f"is draining since {since}: {_requests(in_flight)} may finish before it stops"
-        case State.STOPPED if held:
-            return f"is stopped since {since}, by the operator"
         case State.STOPPED:
-            return f"is stopped since {since}: nothing wants it now"
+            return f"is stopped since {since}{_stopped(report, held=held)}"
         case _:
             return f"is {report.state} since {since}{f': {report.why}' if report.why else ''}"
+
+
+def _stopped(report: BackendReport, *, held: bool) -> str:
+    if held:
+        return ", by the operator"
+    return f", {report.why.removeprefix('stopped ')}" if report.why else ": nothing wants it now"
 
 
 def _restarts(report: BackendReport, now: float) -> str:

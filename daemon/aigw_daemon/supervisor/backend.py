@@ -23,6 +23,7 @@ from aigw_daemon.supervisor.clock import Clock
 from aigw_daemon.supervisor.engines.base import LoadedModel, Resolve
 from aigw_daemon.supervisor.failures import Failure, FailureKind
 from aigw_daemon.supervisor.gpu_turns import GpuTurns
+from aigw_daemon.supervisor.group_turns import GroupTurns
 from aigw_daemon.supervisor.happenings import Tell, happening, nobody
 from aigw_daemon.supervisor.launcher import Launcher
 from aigw_daemon.supervisor.lifecycle import Event, Life, next_state
@@ -53,6 +54,7 @@ class Edges:
     random: Callable[[], float] = random.random
     resolve: Resolve = resolve
     gpus: GpuTurns = field(default_factory=GpuTurns)
+    groups: GroupTurns = field(default_factory=GroupTurns)
     tell: Tell = nobody
 
 
@@ -132,6 +134,8 @@ class BackendReport:
     """Its last failure, whatever became of it since, as far as this daemon has seen it."""
     stale: bool = False
     """It runs with other arguments than the profile now asks for."""
+    leaving: bool = False
+    """It was idle or makes way for another: it drains, stops or has stopped, and a request starts it again."""
 
 
 @dataclass

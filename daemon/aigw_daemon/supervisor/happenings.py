@@ -24,6 +24,9 @@ class Happening(StrEnum):
     LOST = "lost"
     """It answered no probe any more, and sent nothing."""
     START_FAILED = "start failed"
+    IDLE_STOP = "idle stop"
+    EVICTED = "evicted"
+    """It makes way for another backend of its group."""
     DRAIN = "drain"
     STOP = "stop"
     FAILED = "failed"
@@ -40,6 +43,8 @@ def nobody(_name: str, _word: Happening, _sentence: str | None) -> None:
 _BY_EVENT: Final = MappingProxyType(
     {
         Event.EXITED: Happening.CRASH,
+        Event.IDLE: Happening.IDLE_STOP,
+        Event.EVICTED: Happening.EVICTED,
         Event.HUNG: Happening.HUNG,
         Event.LOST: Happening.LOST,
         Event.START_FAILED: Happening.START_FAILED,

@@ -30,6 +30,10 @@ class Event(StrEnum):
     """A liveness probe has failed."""
     LOST = "lost"
     """Liveness probes keep failing, and nothing else comes from it either (rule A3)."""
+    IDLE = "idle"
+    """Nobody has asked for it for as long as the profile allows."""
+    EVICTED = "evicted"
+    """Another backend of its group is wanted."""
     HUNG = "hung"
     """Requests wait on it and nothing of it moves."""
     DRAINED = "drained"
@@ -93,6 +97,8 @@ MANAGED: Final[Table] = MappingProxyType(
         _S.READY: {
             _E.START: IGNORE,
             _E.FAILING: _S.DEGRADED,
+            _E.IDLE: _S.DRAINING,
+            _E.EVICTED: _S.DRAINING,
             _E.HUNG: _S.STOPPING,
             _E.STOP: _S.DRAINING,
             _E.RESTART: _S.DRAINING,
@@ -104,6 +110,8 @@ MANAGED: Final[Table] = MappingProxyType(
             _E.FAILING: IGNORE,
             _E.READY: _S.READY,
             _E.LOST: _S.STOPPING,
+            _E.IDLE: _S.DRAINING,
+            _E.EVICTED: _S.DRAINING,
             _E.HUNG: _S.STOPPING,
             _E.STOP: _S.DRAINING,
             _E.RESTART: _S.DRAINING,

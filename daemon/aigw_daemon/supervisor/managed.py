@@ -1,28 +1,28 @@
 """A backend whose process aigw runs: brought up, looked after, taken down, tried again (rules A1 to A9, A24 to A26)."""
 
-import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Final
 
+from aigw_daemon.link.messages import ModelView
 from aigw_daemon.supervisor import bringup, hang, liveness, readiness
-from aigw_daemon.supervisor.backend import Address, Backend, BackendReport, Edges, Past, Plan
+from aigw_daemon.supervisor.backend import Address, BackendReport, Edges, Past, Plan
 from aigw_daemon.supervisor.backoff import History, Limits
 from aigw_daemon.supervisor.bringup import Running, process_section
 from aigw_daemon.supervisor.drain import drained
 from aigw_daemon.supervisor.engines.base import LOOPBACK, Engine, Library
 from aigw_daemon.supervisor.engines.registry import engine
-from aigw_daemon.supervisor.failures import Exit, Failure, FailureKind, Unrunnable
+from aigw_daemon.supervisor.failures import Failure, FailureKind, Unrunnable
 from aigw_daemon.supervisor.happenings import Happening
+from aigw_daemon.supervisor.holding import ProcessBackend
 from aigw_daemon.supervisor.launcher import LaunchError, Stopped
-from aigw_daemon.supervisor.lifecycle import Event, Life
+from aigw_daemon.supervisor.lifecycle import Event
 from aigw_daemon.supervisor.liveness import Liveness
-from aigw_daemon.supervisor.patience import progress
 from aigw_daemon.supervisor.probe import Reading
 from aigw_daemon.supervisor.progress import LOOKS, Progress
-from aigw_daemon.supervisor.takedown import LOG_LINES, End, end_process, explained
+from aigw_daemon.supervisor.takedown import End, end_process, explained, unload
 from aigw_daemon.supervisor.verdict import Ended, judge
 from aigw_daemon.words import SERVING, State
 
@@ -30,60 +30,54 @@ LOOK_SECONDS: Final = 2.0
 """How often its memory and its descendants are noted."""
 RECHECK_SECONDS: Final = 5.0
 """How often a backend that failed for good looks whether a file has changed."""
+
 log = logging.getLogger(__name__)
 
 
-class ManagedBackend(Backend):
+class ManagedBackend(ProcessBackend):
     """See the module. ``replace``: what an earlier daemon left running is of another profile and makes way."""
-
-    life = Life.MANAGED
 
     def __init__(self, plan: Plan, edges: Edges, *, replace: bool = False) -> None:
         super().__init__(plan, edges)
         self._replace = replace
-        self._process: Running | None = None
-        self._watcher: asyncio.Task[None] | None = None
-        self._exit: Exit | None = None
-        """How the process ended by itself."""
-        self._oom_kills = 0
-        """The kernel's count when the process was last looked at."""
         self._past: Past | None = None
         self._again = False
         """A start or restart was asked for while it is being taken down."""
+        self._parting: str | None = None
+        """Why it is being stopped, or was, until a request wants it again."""
+        self._known: tuple[ModelView, ...] = ()
+        """What it served before that: it will again."""
         self._hurried = False
         """It is to be taken down without letting its requests finish."""
         self._history = History()
         self._delay = 0.0
-        self._reading = Reading()
-        self._ready_at: float | None = None
-        self._memory: int | None = None
-        self._progress: str | None = None
+        self.ready_at: float | None = None
+        """Monotonic seconds; None while nothing of it is ready."""
+        self.start_took = 0.0
+        """Seconds from its turn in its group to ready."""
+        self._began = 0.0
 
     def report(self) -> BackendReport:
         """See Backend."""
         section, process, record = process_section(self.plan), self._process, self._edges.state.backend(self.name)
         port = process.port if process is not None else section.port or record.port
+        outline = self._outline(self._reading, self.ready_at)
         return replace(
-            self._outline(self._reading, self._ready_at),
+            outline,
             address=Address(LOOPBACK, port) if port is not None else None,
             api_key=process.key if process is not None else None,
             pid=process.handle.identity.pid if process is not None else None,
             gpus=self._gpus(),
             memory_bytes=self._memory,
+            models=outline.models or self._known,
             max_concurrency=section.max_concurrency or self._reading.concurrency,
             restarts=record.restarts,
             progress=self._progress if self.state is State.STARTING else None,
             log_tail=self.failure.lines if self.failure is not None else (),
             past=self._past,
             stale=process is not None and process.stale,
+            leaving=self._parting is not None,
         )
-
-    def _gpus(self) -> tuple[int | str, ...]:
-        """The indices of what it runs on; else what the profile names."""
-        if self._process is not None and (seats := self._edges.state.backend(self.name).gpus):
-            return tuple(seat.index for seat in seats)
-        wanted = process_section(self.plan).gpus
-        return wanted if isinstance(wanted, tuple) else ()
 
     # --- requests
 
@@ -97,16 +91,35 @@ class ManagedBackend(Backend):
         if by_operator or self.state not in {State.BACKOFF, State.FAILED}:
             self._transition(Event.START)
 
+    def leave(self, event: Event, why: str) -> None:
+        """Drain and stop if it serves, to be started again by a request. ``event``: idle or evicted. Doesn't wait."""
+        self._inbox.put_nowait(lambda: self._on_leave(event, why))
+
+    def _on_leave(self, event: Event, why: str) -> None:
+        if self.state in SERVING:
+            self._part(event, why)
+
+    def _part(self, event: Event, why: str) -> None:
+        """Nobody wants it until a request does."""
+        self.wanted, self._again, self._parting, self._known = False, False, why, self._reading.models
+        self._edges.state.update_backend(self.name, wanted=False)
+        self._transition(event, why)
+
     def _on_stop(self, *, hold: bool, now: bool) -> None:
         self.wanted = self._again = False
+        self._parting, self._known = None, ()
         self._hurried = self._hurried or now
         changes = {"stopped_by_operator": True} if hold else {}
         self._edges.state.update_backend(self.name, wanted=False, **changes)
-        self._transition(Event.STOP)
+        if not self._transition(Event.STOP):
+            # A request would have started it; held by the operator, it is stopped for another reason now.
+            self.why = None if self.state is State.STOPPED else self.why
+            self._edges.on_change()
 
     def _on_restart(self, *, now: bool) -> None:
         self._hurried = self._hurried or now
-        self._history = History()
+        # By the operator's word begins a new life: what went wrong before is no news any more.
+        self._history, self._past = History(), None
         self._want(by_operator=True)
         # In a state without a process, the start itself is the restart.
         self._again = self.state in {State.STARTING, State.DRAINING, State.STOPPING} | SERVING
@@ -123,9 +136,10 @@ class ManagedBackend(Backend):
         match self.state:
             case State.STARTING:
                 self.failure, self._progress, self._again, self._hurried = None, None, False, False
+                self._parting = None
                 self._begin(self._bring_up)
             case State.READY | State.DEGRADED if before not in SERVING:
-                self._ready_at = self._edges.clock.monotonic()
+                self.ready_at = self._edges.clock.monotonic()
                 self._begin(self._look_after)
             case State.DRAINING:
                 self._occupy_gpus()
@@ -140,10 +154,6 @@ class ManagedBackend(Backend):
             case State.STOPPED:
                 self._end_effect()
 
-    def _occupy_gpus(self) -> None:
-        """Nobody is to start where this one is about to leave: what it still holds would be missing there."""
-        self._edges.gpus.hold(self.name, (seat.uuid for seat in self._edges.state.backend(self.name).gpus))
-
     def _on_bug(self) -> None:
         self._occupy_gpus()
         self._begin(self._clear_up)
@@ -151,6 +161,9 @@ class ManagedBackend(Backend):
     # --- starting
 
     async def _bring_up(self) -> None:
+        edges, section = self._edges, process_section(self.plan)
+        await edges.groups.take(self.name, section.group, self._say)
+        self._began = edges.clock.monotonic()
         try:
             kind = engine(self.plan.kind, self.name)
             process = self._process or await bringup.take_up(self.plan, self._edges, kind, replace=self._replace)
@@ -176,28 +189,9 @@ class ManagedBackend(Backend):
         else:
             self._post(partial(self._became_ready, found))
 
-    async def _note(self) -> None:
-        """Keep what is shown and what must survive us: memory, descendants, the last line of the log."""
-        edges, process, record = self._edges, self._process, self._edges.state.backend(self.name)
-        if process is None:
-            return
-        self._oom_kills = edges.launcher.oom_kills()
-        members = edges.launcher.members(process.handle)
-        if members != record.descendants:
-            edges.state.update_backend(self.name, descendants=members)
-        self._memory = edges.launcher.usage(process.handle).memory_bytes
-        if self.state is State.STARTING:
-            lines = await edges.launcher.tail(bringup.log_path(self.plan, edges), LOG_LINES, record.log_offset)
-            self._say(progress(engine(self.plan.kind, self.name).stages, lines))
-
-    def _say(self, sentence: str | None) -> None:
-        """Show how far the start is."""
-        before, self._progress = self._progress, sentence
-        if sentence != before:
-            self._edges.on_change()
-
     def _became_ready(self, reading: Reading) -> None:
-        self._reading, self._replace = reading, False
+        self._reading, self._known, self._replace = reading, (), False
+        self.start_took = self._edges.clock.monotonic() - self._began
         self._edges.gpus.release(self.name)
         self._transition(Event.READY)
 
@@ -210,6 +204,7 @@ class ManagedBackend(Backend):
         """Nothing was started: there is nothing to take down."""
         self._edges.gpus.release(self.name)
         if failure.kind is not FailureKind.UNKILLABLE:
+            self._edges.groups.release(self.name)
             self._forget_process()
         self._settle(failure)
 
@@ -218,7 +213,7 @@ class ManagedBackend(Backend):
     async def _look_after(self) -> None:
         edges, kind = self._edges, engine(self.plan.kind, self.name)
         row, followed = Liveness(heard=edges.traffic(self.name).relayed), Progress(self.name, edges, kind)
-        next_probe = edges.clock.monotonic() + liveness.INTERVAL
+        next_probe, used = edges.clock.monotonic() + liveness.INTERVAL, edges.traffic(self.name)
         while (process := self._process) is not None:
             await self._note()
             limit = process_section(self.plan).hang_timeout
@@ -226,7 +221,10 @@ class ManagedBackend(Backend):
                 self._post(partial(self._hangs, limit))
                 return
             await edges.clock.sleep(LOOK_SECONDS if limit is None else min(LOOK_SECONDS, limit / LOOKS))
+            before, used = used, edges.traffic(self.name)
             if edges.clock.monotonic() < next_probe:
+                if (used.in_flight, used.relayed) != (before.in_flight, before.relayed):
+                    await self._look_what_is_loaded(kind, process)
                 continue
             why = await edges.prober.alive(kind, self.plan.section, readiness.url(process), process.key)
             next_probe = edges.clock.monotonic() + liveness.INTERVAL
@@ -257,46 +255,17 @@ class ManagedBackend(Backend):
         kind = engine(self.plan.kind, self.name)
         return partial(self._read_again, process, await readiness.read(self.plan, self._edges, kind, process))
 
+    async def _look_what_is_loaded(self, kind: Engine, process: Running) -> None:
+        """A request loads a model, or keeps it: between two probes this is all that can have changed."""
+        loaded = await self._edges.prober.loaded(kind, readiness.url(process), process.key)
+        if loaded is not None and self._reading.up:
+            self._post(partial(self._read_again, process, replace(self._reading, loaded=loaded)))
+
     def _read_again(self, process: Running, reading: Reading) -> None:
         """Take news of a running engine's models; whether it is well is for the liveness probe to say."""
         if process is self._process and self.state in SERVING and reading.up and reading != self._reading:
             self._reading = reading
             self._edges.on_change()
-
-    # --- the process
-
-    def _hold(self, process: Running) -> None:
-        if self._tasks is None:
-            raise RuntimeError(f"the backend {self.name} is not running")
-        if process is not self._process:
-            self._process, self._exit = process, None
-            self._oom_kills = self._edges.launcher.oom_kills()
-            self._watcher = self._tasks.create_task(self._watch(process), name=f"{self.name}: watch")
-            self._edges.on_change()
-
-    async def _watch(self, process: Running) -> None:
-        ended = await process.handle.wait()
-        self._inbox.put_nowait(lambda: self._on_exit(process, ended))
-
-    def _on_exit(self, process: Running, ended: Exit) -> None:
-        if self._process is process:
-            self._exit = ended
-            self._transition(Event.EXITED, f"its process {process.handle.identity.pid} {ended}")
-
-    def _let_go(self, stopped: Stopped) -> None:
-        """Nothing of it runs any more; or something does that can't be killed, and then it stays on record."""
-        if self._watcher is not None:
-            self._watcher.cancel()
-        self._edges.gpus.release(self.name)
-        self._process, self._watcher, self._memory, self._reading = None, None, None, Reading()
-        if not stopped.unkillable:
-            self._forget_process()
-
-    def _forget_process(self) -> None:
-        self._edges.state.update_backend(self.name, identity=None, descendants=(), gpus=())
-
-    def _running(self) -> list[asyncio.Task[None]]:
-        return [*super()._running(), *([self._watcher] if self._watcher is not None else [])]
 
     # --- ending
 
@@ -307,10 +276,12 @@ class ManagedBackend(Backend):
         self._post(self._drained)
 
     def _drained(self) -> None:
-        self._transition(Event.DRAINED)
+        self._transition(Event.DRAINED, self._parting)
 
     async def _take_down(self) -> None:
-        end = End(self.failure, self._exit, self._ready_at is not None, self._oom_kills)
+        end = End(self.failure, self._exit, self.ready_at is not None, self._oom_kills)
+        if self._parting is not None and self._process is not None:
+            await unload(self.plan, self._edges, self._process)
         stopped = await end_process(self.plan, self._edges, self._process, self.failure)
         self._post(partial(self._ended, stopped, await explained(self.plan, self._edges, end)))
 
@@ -320,7 +291,7 @@ class ManagedBackend(Backend):
             log.warning("%s: killed %s", self.name, bringup.left_behind(stopped))
         self._let_go(stopped)
         if stopped.unkillable:
-            self._ready_at = None
+            self.ready_at = None
             self._fail(Event.GIVE_UP, bringup.unkillable(stopped))
         else:
             self._settle(failure)
@@ -330,12 +301,12 @@ class ManagedBackend(Backend):
         if failure is not None:
             self._past = Past(failure, self._edges.clock.time())
         now, restart = self._edges.clock.monotonic(), self.plan.profile.restart
-        ended = Ended(failure, self.wanted, self._again, now - self._ready_at if self._ready_at is not None else None)
+        ended = Ended(failure, self.wanted, self._again, now - self.ready_at if self.ready_at is not None else None)
         limits = Limits(restart.crash_exits, restart.crash_window, restart.failed_starts, restart.retry_after)
         verdict = judge(ended, self._history, limits, now, self._edges.random())
-        self._ready_at = None
+        self.ready_at = None
         self._history, self._delay, self.failure = verdict.history, verdict.delay, verdict.failure
-        self._transition(verdict.event, verdict.why)
+        self._transition(verdict.event, self._parting if verdict.event is Event.GONE else verdict.why)
 
     async def _clear_up(self) -> None:
         """After an internal error: end what runs; the operator may start it again."""
@@ -358,6 +329,11 @@ class ManagedBackend(Backend):
             self._post(self._try_again)
 
     def _try_again(self) -> None:
+        group = process_section(self.plan).group
+        if not self._edges.groups.is_open(self.name, group):
+            # A try that nobody asks for puts nobody out.
+            self._part(Event.STOP, f"it failed, and its group {group} is taken now; a request starts it")
+            return
         restarts = self._edges.state.backend(self.name).restarts
         self._edges.state.update_backend(self.name, restarts=restarts + 1)
         self._transition(Event.RETRY)

@@ -1,5 +1,6 @@
 """Asking engines how they are: readiness, liveness, what they serve. httpx's exceptions end here."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
@@ -54,6 +55,12 @@ class Prober(Protocol):
 
     async def counter(self, counters: Counters, base: str, key: Secret | None) -> float | None:
         """The sum of an engine's counters of progress; None when it doesn't tell."""
+
+    async def loaded(self, engine: Engine, base: str, key: Secret | None) -> tuple[LoadedModel, ...] | None:
+        """What an engine with many models has in memory; None when it doesn't tell, or is no such engine."""
+
+    async def unload(self, engine: Engine, base: str, key: Secret | None) -> None:
+        """Have such an engine give up the memory of its models; of any other nothing is asked."""
 
     async def listing(self, base: str, key: Secret | None) -> Listing:
         """The models of an OpenAI-compatible URL, asked for without calling one."""
@@ -112,6 +119,20 @@ class HttpProber:
         found = [value for line in answer.text.splitlines() if (value := _value(line, counters)) is not None]
         return sum(found) if found else None
 
+    async def loaded(self, engine: Engine, base: str, key: Secret | None) -> tuple[LoadedModel, ...] | None:
+        """See Prober."""
+        if not isinstance(engine, Library) or engine.props_path is None:
+            return None
+        props, why = await self._json(base + engine.props_path, key)
+        return engine.loaded(props) if why is None else None
+
+    async def unload(self, engine: Engine, base: str, key: Secret | None) -> None:
+        """See Prober."""
+        for model in await self.loaded(engine, base, key) or ():
+            if isinstance(engine, Library):
+                path, content = engine.unloading(model)
+                await self._ask("POST", base + path, key, content)
+
     async def listing(self, base: str, key: Secret | None) -> Listing:
         """See Prober."""
         content, why = await self._json(f"{base}/models", key)
@@ -132,9 +153,15 @@ class HttpProber:
             return None, f"{answer.request.url.path} does not answer JSON"
 
     async def _get(self, url: str, key: Secret | None) -> httpx.Response | str:
+        return await self._ask("GET", url, key)
+
+    async def _ask(
+        self, method: str, url: str, key: Secret | None, content: Mapping[str, Any] | None = None
+    ) -> httpx.Response | str:
+        """The answer, or what kept it from coming."""
         headers = {"authorization": f"Bearer {key.value}"} if key else {}
         try:
-            return await self._client_for(url).get(url, headers=headers)
+            return await self._client_for(url).request(method, url, headers=headers, json=content)
         except httpx.ConnectTimeout:
             return f"it can't be reached within {TIMEOUT:.0f} s"
         except httpx.TimeoutException:

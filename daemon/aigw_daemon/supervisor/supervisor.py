@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,14 +13,16 @@ from aigw_daemon.profile.backends import BackendSection, LlamacppBackend, Proces
 from aigw_daemon.profile.model import Profile
 from aigw_daemon.state_file import StateFile
 from aigw_daemon.supervisor.attached import AttachedBackend
-from aigw_daemon.supervisor.backend import Backend, BackendReport, Edges, Plan
+from aigw_daemon.supervisor.backend import AT_REST, Backend, BackendReport, Edges, Plan
 from aigw_daemon.supervisor.bringup import end_recorded
 from aigw_daemon.supervisor.clock import Clock, SystemClock
+from aigw_daemon.supervisor.coordinator import Coordinator
 from aigw_daemon.supervisor.gpu_turns import GpuTurns
 from aigw_daemon.supervisor.happenings import Tell, nobody
 from aigw_daemon.supervisor.launcher import Launcher
 from aigw_daemon.supervisor.managed import ManagedBackend
 from aigw_daemon.supervisor.probe import HttpProber
+from aigw_daemon.supervisor.residency import Applicant, admitted
 from aigw_daemon.supervisor.traffic import Watch
 from aigw_daemon.words import State
 
@@ -36,7 +39,6 @@ SOFT: Final = frozenset(
         "start",
         "start_timeout",
         "idle_stop",
-        "group",
         "drain",
         "hang_timeout",
     }
@@ -53,6 +55,13 @@ class UnknownBackend(Exception):
         super().__init__(f"there is no backend {name!r}; choose from: {', '.join(choices) or 'none'}")
         self.name = name
         self.choices = tuple(choices)
+
+
+class OneAtATime(Exception):
+    """Several backends of one exclusive group are to be started at once."""
+
+    def __init__(self, group: str, names: Sequence[str]) -> None:
+        super().__init__(f"{' and '.join(names)} are of the group {group}, of which one runs at a time")
 
 
 class Supervisor:
@@ -86,6 +95,7 @@ class Supervisor:
             tell=tell,
         )
         self._backends: dict[str, Backend] = {}
+        self._coordinator = Coordinator(self._edges, lambda: self._named(()))
         self._tasks: asyncio.TaskGroup | None = None
         self._running = asyncio.Event()
         self._over = asyncio.Event()
@@ -95,10 +105,14 @@ class Supervisor:
         """Own all backends until `stop_all` is done. Cancelled, it leaves the engines running, to be adopted later."""
         async with self._prober, asyncio.TaskGroup() as tasks:
             self._tasks = tasks
-            tending = tasks.create_task(self._launcher.tend(), name="tend")
+            background = [
+                tasks.create_task(self._launcher.tend(), name="tend"),
+                tasks.create_task(self._coordinator.run(), name="coordinator"),
+            ]
             self._running.set()
             await self._over.wait()
-            tending.cancel()
+            for task in background:
+                task.cancel()
 
     async def apply(self, profile: Profile, *, start: bool = True) -> None:
         """Make this the active profile: stop what it doesn't have, replace what it changes, spare what is the same.
@@ -117,14 +131,20 @@ class Supervisor:
                 self._take_in(plan, replace=switched)
             self._backends = {name: self._backends[name] for name in plans}
             self._state.update(applied=profile.file)
-            wanted = [backend for backend in self._backends.values() if self._is_wanted(backend, start=start)]
+            wanted = self._admitted(
+                backend for backend in self._backends.values() if self._is_wanted(backend, start=start)
+            )
             await self._discard(await self._unaccounted(wanted), forget=False)
             await _all(backend.start(by_operator=False) for backend in wanted)
         self._edges.on_change()
 
-    async def start(self, names: Collection[str] = ()) -> None:
-        """Start these, or all; returns once that is under way. Raises UnknownBackend."""
-        await _all(backend.start() for backend in self._named(names))
+    async def start(self, names: Collection[str] = (), *, evict: bool = True) -> None:
+        """Start these, or all; returns once that is under way. Raises UnknownBackend and OneAtATime.
+
+        One that is named makes those of its group give way, unless not to ``evict`` them; without names, and without
+        that, who runs stays.
+        """
+        await _all(backend.start() for backend in self._startable(names, evict=evict))
 
     async def stop(self, names: Collection[str] = (), *, now: bool = False) -> None:
         """Stop these, or all, and keep them stopped until a start; returns when they are. Raises UnknownBackend.
@@ -136,9 +156,9 @@ class Supervisor:
     async def restart(self, names: Collection[str] = (), *, now: bool = False) -> None:
         """Replace these, or all, by fresh ones; returns once that is under way. ``now``: as in stop.
 
-        Raises UnknownBackend.
+        Raises UnknownBackend and OneAtATime.
         """
-        await _all(backend.restart(now=now) for backend in self._named(names))
+        await _all(backend.restart(now=now) for backend in self._startable(names, evict=True))
 
     async def settled(self, names: Collection[str] = ()) -> dict[str, State]:
         """Wait until none of these, or of all, is starting or stopping. Raises UnknownBackend."""
@@ -152,6 +172,10 @@ class Supervisor:
         """A request wants this backend: start it, unless the operator has stopped it. An unknown one is ignored."""
         if (backend := self._backends.get(name)) is not None:
             backend.demand()
+
+    def using(self, name: str) -> AbstractContextManager[None]:
+        """Meanwhile this backend does not count as idle, whatever the gateway has to say of it."""
+        return self._coordinator.using(name)
 
     async def stop_all(self) -> None:
         """Stop everything at once, whoever started it (rule A22), and end `run`."""
@@ -179,6 +203,28 @@ class Supervisor:
             if name not in self._backends:
                 raise UnknownBackend(name, list(self._backends))
         return [self._backends[name] for name in names or self._backends]
+
+    def _startable(self, names: Collection[str], *, evict: bool) -> list[Backend]:
+        """What a start of these, or of all, means where only one of a group can run."""
+        backends = self._named(names)
+        if not names or not evict:
+            return self._admitted(backends)
+        for group in filter(None, {_group(backend) for backend in backends}):
+            members = [backend.name for backend in backends if _group(backend) == group]
+            if len(members) > 1:
+                raise OneAtATime(group, members)
+        return backends
+
+    def _admitted(self, backends: Iterable[Backend]) -> list[Backend]:
+        """Those that put nobody out of a group: a start that nobody asked for by name must not."""
+        asked = list(backends)
+        applicants = [Applicant(backend.name, _group(backend), self._runs(backend)) for backend in asked]
+        resident = {_group(backend) for backend in asked if backend.state not in AT_REST}
+        names = admitted(applicants, {group for group in self._edges.groups.occupied if group not in resident})
+        return [backend for backend in asked if backend.name in names]
+
+    def _runs(self, backend: Backend) -> bool:
+        return backend.state not in AT_REST or self._state.backend(backend.name).identity is not None
 
     # --- switching
 
@@ -240,6 +286,11 @@ class Supervisor:
             log.error("%s: processes %s survive SIGKILL", name, stopped.unkillable)
         elif name in self._state.document.backends:
             self._state.update_backend(name, identity=None, descendants=(), wanted=False)
+
+
+def _group(backend: Backend) -> str | None:
+    section = backend.plan.section
+    return section.group if isinstance(section, ProcessSection) else None
 
 
 def _same(backend: Backend, plan: Plan | None) -> bool:

@@ -10,6 +10,7 @@ from aigw_daemon.supervisor.bringup import Running
 from aigw_daemon.supervisor.engines.registry import engine
 from aigw_daemon.supervisor.failures import OOM_KILLED, Exit, Failure, FailureKind, classify
 from aigw_daemon.supervisor.launcher import STOP_GRACE, Stopped
+from aigw_daemon.supervisor.readiness import url
 
 LOG_LINES: Final = 200
 """How many lines a failure is looked for in."""
@@ -41,6 +42,11 @@ async def end_process(plan: Plan, edges: Edges, process: Running | None, failure
     # Its end is not the end of its memory on a GPU: that is back when the driver has forgotten the process.
     await edges.gpus.left(pids)
     return stopped
+
+
+async def unload(plan: Plan, edges: Edges, process: Running) -> None:
+    """Have an engine with many models give up their memory while it can still say what it has."""
+    await edges.prober.unload(engine(plan.kind, plan.name), url(process), process.key)
 
 
 async def explained(plan: Plan, edges: Edges, end: End) -> Failure | None:

@@ -89,4 +89,4 @@ def test_memory_that_is_neither_is_told(memory: str) -> None:
 def test_examples_of_the_documentation_are_profiles() -> None:
     examples = re.findall(r"```yaml\n(.*?)```", (CHECKOUT / "docs/engines.md").read_text(), re.DOTALL)
     backends = [set(parse(f"version: 1\n{example}", "p").backends) for example in examples]
-    assert backends == [{"coder"}, {"sglang", "whisper"}]
+    assert backends == [{"coder"}, {"sglang", "whisper"}, {"coder", "writer"}]

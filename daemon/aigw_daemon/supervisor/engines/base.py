@@ -135,6 +135,9 @@ class Library(Protocol):
     def loaded(self, props: Any) -> tuple[LoadedModel, ...]:
         """What it has in memory, from its JSON of ``props_path``."""
 
+    def unloading(self, model: LoadedModel) -> tuple[str, Mapping[str, Any]]:
+        """The path and the JSON of a POST that has it give up the model's memory."""
+
 
 def _stamp(path: Path) -> tuple[str, int, int] | None:
     try:

@@ -95,6 +95,10 @@ class OllamaEngine:
             for entry in _entries(props)
         )
 
+    def unloading(self, model: LoadedModel) -> tuple[str, Mapping[str, Any]]:
+        """See Library."""
+        return "/api/generate", {"model": model.name, "keep_alive": 0}
+
 
 def _section(context: LaunchContext) -> OllamaBackend:
     if not isinstance(context.section, OllamaBackend):
