@@ -79,7 +79,7 @@ def _vllm(args: Sequence[str]) -> tuple[str, ...]:
 def _value(args: Sequence[str], flag: str) -> str | None:
     """The last value that is given for a flag, in either form; vLLM takes underscores for dashes."""
     found: str | None = None
-    for word, following in zip(args, (*args[1:], None), strict=True):
+    for word, following in zip(args, (*args[1:], None), strict=False):
         name, equals, value = word.partition("=")
         if name.replace("_", "-") == flag:
             found = value if equals else following
