@@ -61,7 +61,12 @@ class Crew:
     def load(self) -> Load:
         """What backends have to do, over all workers."""
         loads = [worker.load for worker in self._members.values()]
-        return Load(_sum(load.in_flight for load in loads), _sum(load.relayed for load in loads))
+        return Load(
+            in_flight=_sum(load.in_flight for load in loads),
+            relayed=_sum(load.relayed for load in loads),
+            waiting=_sum(load.waiting for load in loads),
+            broken={name: why for load in loads for name, why in load.broken.items()},
+        )
 
     def publish(self, snapshot: Snapshot) -> None:
         """Route on this from now on."""

@@ -25,7 +25,7 @@ from aigw_daemon.gatekeeper.worker import NAME, Worker
 from aigw_daemon.home import Home
 from aigw_daemon.identity import Identity, is_alive
 from aigw_daemon.link.daemon import WorkerConnection
-from aigw_daemon.link.messages import Snapshot
+from aigw_daemon.link.messages import Load, Snapshot
 from aigw_daemon.supervisor.launcher import Launcher, LaunchError
 from aigw_daemon.words import State
 
@@ -78,6 +78,10 @@ class Gatekeeper:
     def in_flight(self) -> dict[str, int]:
         """Requests per backend, over all workers that still have some."""
         return self._crew.load().in_flight
+
+    def load(self) -> Load:
+        """What the workers last said of the load, over all of them."""
+        return self._crew.load()
 
     def publish(self, snapshot: Snapshot) -> None:
         """Route on this from now on."""
