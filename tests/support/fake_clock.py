@@ -10,6 +10,8 @@ class FakeClock:
 
     def __init__(self) -> None:
         self.now = 1000.0
+        self.stepped = 0.0
+        """By how much somebody has set the wall clock, seconds."""
         self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
         self._numbers = itertools.count()
 
@@ -17,7 +19,7 @@ class FakeClock:
         return self.now
 
     def time(self) -> float:
-        return 1_700_000_000.0 + self.now
+        return 1_700_000_000.0 + self.now + self.stepped
 
     async def sleep(self, seconds: float) -> None:
         until: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -25,6 +25,21 @@ def install(folder: Path) -> Path:
     return program
 
 
+def settings(programs: Path, models: Path) -> str:
+    """The beginning of a backend's settings in a profile: the stub, serving ``m``; more keys and a brace close it."""
+    model = models / "model.gguf"
+    model.write_bytes(b"GGUF")
+    return f"{{engine: llamacpp, binary: {install(programs)}, model: {model}, served_name: m"
+
+
+def behind_a_leader(program: Path, folder: Path) -> Path:
+    """A program that runs another as its child, as engines with workers do, and does not notice that one's end."""
+    leader = folder / "leader"
+    leader.write_text(f'#!/bin/sh\n"{program}" "$@" &\nexec sleep 600\n')
+    leader.chmod(0o755)
+    return leader
+
+
 def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(allow_abbrev=False)
     for flag in ("--model", "--alias", "--host", "--ctx-size", "--parallel", "--gpu-layers"):
@@ -39,11 +54,13 @@ def options() -> argparse.Namespace:
     parser.add_argument("--serve-name", help="list this model instead of the alias")
     parser.add_argument("--ignore-term", action="store_true")
     parser.add_argument("--child", choices=["group", "session", "erased"], help="start a child that outlives us")
-    parser.add_argument("--flood", type=int, default=0, help="write so many bytes to the log, then say 'flooded'")
+    parser.add_argument("--mute", action="store_true", help="run, and listen nowhere")
+    parser.add_argument("--flood", type=int, default=0, help="write so many bytes to the log")
     parser.add_argument("--sick-file", help="answer 500 to probes while this file exists")
     parser.add_argument("--stall", action="store_true", help="take requests and never answer them; probes are fine")
     parser.add_argument("--burn", type=float, default=0.0, help="compute for so many seconds before an answer")
     parser.add_argument("--pieces", type=int, default=1, help="how many pieces a stream has")
+    parser.add_argument("--chatty", type=int, default=0, help="write so many bytes to the log with each piece")
     parser.add_argument("--pause", type=float, default=0.0, help="seconds between two pieces")
     return parser.parse_args()
 
@@ -112,6 +129,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("content-type", "text/event-stream")
         self.end_headers()
         for number in range(self.said.pieces):
+            write_to_log(self.said.chatty)
             last = number == self.said.pieces - 1
             choice = {"index": 0, "delta": {"content": f"{number} "}, "finish_reason": "stop" if last else None}
             self.wfile.write(b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n")
@@ -130,6 +148,13 @@ class Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
+def write_to_log(size: int) -> None:
+    """Write so many bytes, in lines, as fast as the log takes them."""
+    block = (b"x" * 127 + b"\n") * 8192
+    for begin in range(0, size, len(block)):
+        os.write(1, block[: size - begin])
+
+
 def main() -> None:
     said = options()
     if said.say:
@@ -143,13 +168,12 @@ def main() -> None:
         start_child(said.child)
     if said.die_after is not None:
         threading.Timer(said.die_after, lambda: os._exit(3)).start()
+    if said.mute:
+        threading.Event().wait()
     Handler.said, Handler.up_at = said, time.monotonic() + said.load
     server = ThreadingHTTPServer((said.host, said.port), Handler)
-    for _ in range(said.flood // 65536):
-        os.write(1, (b"x" * 127 + b"\n") * 512)
     if said.flood:
-        sys.stdout.write("flooded\n")
-        sys.stdout.flush()
+        threading.Thread(target=write_to_log, args=(said.flood,), daemon=True).start()
     server.serve_forever()
 
 

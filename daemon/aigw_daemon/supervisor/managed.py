@@ -22,7 +22,7 @@ from aigw_daemon.supervisor.lifecycle import Event
 from aigw_daemon.supervisor.liveness import Liveness
 from aigw_daemon.supervisor.probe import Reading
 from aigw_daemon.supervisor.progress import LOOKS, Progress
-from aigw_daemon.supervisor.takedown import End, end_process, explained, unload
+from aigw_daemon.supervisor.takedown import DEAF, End, end_process, explained, unload
 from aigw_daemon.supervisor.verdict import Ended, judge
 from aigw_daemon.words import SERVING, State
 
@@ -294,10 +294,10 @@ class ManagedBackend(ProcessBackend):
             self.ready_at = None
             self._fail(Event.GIVE_UP, bringup.unkillable(stopped))
         else:
-            self._settle(failure)
+            self._settle(failure, DEAF if stopped.killed and failure is None else None)
 
-    def _settle(self, failure: Failure | None) -> None:
-        """Go on from where nothing of it runs."""
+    def _settle(self, failure: Failure | None, told: str | None = None) -> None:
+        """Go on from where nothing of it runs. ``told``: what there is to say of an end that was asked for."""
         if failure is not None:
             self._past = Past(failure, self._edges.clock.time())
         now, restart = self._edges.clock.monotonic(), self.plan.profile.restart
@@ -306,7 +306,8 @@ class ManagedBackend(ProcessBackend):
         verdict = judge(ended, self._history, limits, now, self._edges.random())
         self.ready_at = None
         self._history, self._delay, self.failure = verdict.history, verdict.delay, verdict.failure
-        self._transition(verdict.event, self._parting if verdict.event is Event.GONE else verdict.why)
+        reason = self._parting if verdict.event is Event.GONE else verdict.why
+        self._transition(verdict.event, "; ".join(filter(None, (reason, told))) or None)
 
     async def _clear_up(self) -> None:
         """After an internal error: end what runs; the operator may start it again."""

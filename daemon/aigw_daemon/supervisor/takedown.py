@@ -15,6 +15,8 @@ from aigw_daemon.supervisor.readiness import url
 LOG_LINES: Final = 200
 """How many lines a failure is looked for in."""
 SHOWN_LINES: Final = 20
+DEAF: Final = "it did not end on SIGTERM and was killed (SIGKILL)"
+"""What there is to say of one that was asked to end, and had to be killed (rule A7)."""
 
 
 @dataclass(frozen=True)
