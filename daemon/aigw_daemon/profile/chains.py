@@ -52,10 +52,13 @@ def fallbacks(profile: Profile, name: str) -> tuple[Target, ...]:
 
 def context_chain(profile: Profile, name: str) -> tuple[Target, ...]:
     """Who is asked when a prompt is too long for a route's own targets."""
-    route = behind(profile, name)
+    name = _settled(profile, name)
+    route = profile.routes.get(name)
+    if route is None:
+        return ()
     own = {(target.backend, target.model) for target in chain(profile, name)}
-    entries = _expand(profile, route.on_context_overflow, _asked(name)) if route is not None else iter(())
-    return tuple(target for target in _once(entries) if (target.backend, target.model) not in own)
+    entries = _once(_expand(profile, route.on_context_overflow, _asked(name)))
+    return tuple(target for target in entries if (target.backend, target.model) not in own)
 
 
 def _expand(profile: Profile, names: tuple[str | Target, ...], asked: str | None) -> Iterator[Target]:
@@ -99,7 +102,11 @@ def _once(targets: Iterator[Target]) -> tuple[Target, ...]:
 
 def behind(profile: Profile, name: str) -> Route | None:
     """The route that holds the settings of this name: itself, or what it is an alias of; None where that is none."""
-    route = profile.routes.get(name)
-    while route is not None and route.alias is not None:
-        route = profile.routes.get(route.alias)
-    return route
+    return profile.routes.get(_settled(profile, name))
+
+
+def _settled(profile: Profile, name: str) -> str:
+    """The name at the end of a chain of aliases."""
+    while (route := profile.routes.get(name)) is not None and route.alias is not None:
+        name = route.alias
+    return name
