@@ -162,7 +162,7 @@ def _request(answer: RouteAnswer) -> Iterator[str]:
 
 
 def _balance(answer: RouteAnswer) -> str:
-    equal = [each for each in answer.candidates if each.kept and not each.cold and not each.fallback]
+    equal = [each for each in answer.candidates if each.kept and not each.fallback]
     shares = ", ".join(f"{clean(each.backend)} {each.weight}" for each in equal)
     if answer.balance == "least_busy":
         return f"the least busy first, per weight: {shares}"

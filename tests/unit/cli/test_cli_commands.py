@@ -11,12 +11,10 @@ from aigw_cli.render.health import health_lines
 from aigw_cli.render.look import PLAIN, Look
 from aigw_cli.render.tail import record_lines
 from aigw_daemon.control.schema import (
-    CandidateInfo,
     HealthReport,
     Problem,
     ProfileInfo,
     PullEvent,
-    RouteAnswer,
 )
 from aigw_daemon.home import Home
 from tests.support.fake_daemon import Asked, ControlC, FakeDaemon
@@ -248,52 +246,6 @@ class TestProfile:
         file.write_text("version: 1\n# \x1b[2J\n")
         assert aigw("profile", "show", str(file)).out == f"# {file}\nversion: 1\n# \\x1b[2J\n"
         assert json.loads(aigw("profile", "show", str(file), "--json").out)["name"] == "mine"
-
-
-class TestRouting:
-    ANSWER = RouteAnswer(
-        model="qwen",
-        matched="route",
-        candidates=[
-            CandidateInfo(backend="coder", model="qwen-vllm", kept=False, reason="assumed down"),
-            CandidateInfo(backend="ollama", model="qwen2.5:7b", kept=True, reason="ready"),
-        ],
-    )
-
-    def test_it_lists_what_would_be_tried_in_order(self, aigw: Aigw, daemon: FakeDaemon) -> None:
-        daemon.answers("POST /v1/route", self.ANSWER)
-        ran = aigw("test-routing", "qwen", "--assume-down", "coder")
-        assert ran.out == (
-            "qwen  matched by its route\n"
-            "\n"
-            "TRY  BACKEND  MODEL       REASON\n"
-            "  1  ollama   qwen2.5:7b  ready\n"
-            "\n"
-            "1 skipped: --explain says why\n"
-        )
-        assert daemon.asked[0].body == {
-            "model": "qwen", "endpoint": "chat/completions", "needs": [], "assume_down": ["coder"],
-        }  # fmt: skip
-        assert json.loads(aigw("test-routing", "qwen", "--json").out) == self.ANSWER.model_dump(mode="json")
-
-    def test_explain_shows_what_was_skipped(self, aigw: Aigw, daemon: FakeDaemon) -> None:
-        daemon.answers("POST /v1/route", self.ANSWER)
-        assert "  -  coder    qwen-vllm   assumed down\n" in aigw("test-routing", "qwen", "--explain").out
-
-    def test_nothing_left_is_exit_code_1_with_every_reason(self, aigw: Aigw, daemon: FakeDaemon) -> None:
-        daemon.answers("POST /v1/route", self.ANSWER.model_copy(update={"candidates": self.ANSWER.candidates[:1]}))
-        ran = aigw("test-routing", "qwen")
-        assert ran.code == 1
-        assert ran.out.endswith("assumed down\n\nnothing could answer now: 'aigw status' shows why\n")
-
-    def test_an_unknown_model_is_exit_code_4_with_the_nearest_names(self, aigw: Aigw, daemon: FakeDaemon) -> None:
-        daemon.answers("POST /v1/route", RouteAnswer(model="lama", nearest=["llama3.1:latest"]))
-        ran = aigw("test-routing", "lama")
-        assert ran.code == 4
-        assert ran.err == (
-            "aigw: no route, backend or pattern knows the model 'lama'\n  did you mean llama3.1:latest?\n"
-        )
-        assert aigw("test-routing", "lama", "--json").code == 4
 
 
 class TestTail:
