@@ -61,7 +61,7 @@ async def gateway(worker: GatewayProcess, first: FakeEngine, second: FakeEngine)
         engine.behaviour = says(whole())
         engine.requests.clear()
     worker.messages.clear()
-    await worker.apply(over(backend("one", first.port), backend("two", second.port, models=["m2"])))
+    await worker.start_over(over(backend("one", first.port), backend("two", second.port, models=["m2"])))
     return worker
 
 

@@ -68,7 +68,7 @@ def engine(running_engine: FakeEngine) -> FakeEngine:
 @pytest_asyncio.fixture(loop_scope="module")
 async def gateway(worker: GatewayProcess, engine: FakeEngine) -> GatewayProcess:
     worker.messages.clear()
-    await worker.apply(over(engine))
+    await worker.start_over(over(engine))
     return worker
 
 

@@ -34,7 +34,7 @@ async def worker() -> AsyncIterator[GatewayProcess]:
 @pytest_asyncio.fixture(loop_scope="module")
 async def gateway(worker: GatewayProcess, engine: FakeEngine) -> GatewayProcess:
     """A worker on a snapshot with one of everything."""
-    await worker.apply(
+    await worker.start_over(
         snapshot(
             backend("local", engine.port, models=["llama3.1:latest", "org/name:tag"], engine=EngineKind.OLLAMA),
             backend("cold", 9, models=["coder"], engine=EngineKind.VLLM, state=State.STOPPED),

@@ -112,6 +112,12 @@ class GatewayProcess:
             while msgspec.json.decode((await ask(self.port, request))[2])["profile"] != name:
                 pass  # every question is an exchange with another process, so this doesn't spin
 
+    async def start_over(self, wanted: Snapshot) -> None:
+        """Apply a snapshot as if each of its processes had just been started: no circuit remembers the ones before."""
+        stopped = tuple(msgspec.structs.replace(backend, state=State.STOPPED) for backend in wanted.backends)
+        self.push(msgspec.structs.replace(wanted, backends=stopped))
+        await self.apply(wanted)
+
     def said(self, kind: type[M]) -> list[M]:
         """All messages of a kind so far."""
         return [message for message in self.messages if isinstance(message, kind)]

@@ -1,34 +1,47 @@
 """What a gateway worker is built of, and in which order: the composition root of the data plane."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Final
 
-from aigw_daemon.gateway.attempt import Chain
+from aigw_daemon.gateway.budget import RetryBudget
+from aigw_daemon.gateway.chain import Chain
 from aigw_daemon.gateway.completions import Completions
 from aigw_daemon.gateway.dispatcher import Dispatcher
 from aigw_daemon.gateway.late_app import LateApp
-from aigw_daemon.gateway.live import CHAT, COMPLETIONS, Live
+from aigw_daemon.gateway.live import Live
 from aigw_daemon.gateway.reporter import Reporter
 from aigw_daemon.gateway.server.ids import RequestIds
 from aigw_daemon.gateway.server.server import Server
 from aigw_daemon.gateway.upstream.base import Upstream
-from aigw_daemon.link.messages import Up
+from aigw_daemon.gateway.walk import Means
+from aigw_daemon.link.messages import CHAT, COMPLETIONS, EMBEDDINGS, RERANK, Up
+
+HOT_PATHS: Final[Mapping[str, str]] = {
+    "/v1/chat/completions": CHAT,
+    "/chat/completions": CHAT,
+    "/v1/completions": COMPLETIONS,
+    "/completions": COMPLETIONS,
+    "/v1/embeddings": EMBEDDINGS,
+    "/embeddings": EMBEDDINGS,
+    "/v1/rerank": RERANK,
+    "/rerank": RERANK,
+    "/v2/rerank": RERANK,
+}
+"""Paths, and the endpoint of the engine that each is for (rule S4). Cohere's clients say v2 where engines say v1."""
 
 
 class Gateway:
     """Live snapshot, reporter, application and server, wired together. Needs a running loop."""
 
     def __init__(self, upstream: Upstream, send: Callable[[Up], None]) -> None:
-        self.reporter = Reporter(send)
-        self.live = Live(self.reporter.flow)
+        self.live = Live()
+        self.reporter = Reporter(self.live.standings, send)
         ids = RequestIds()
-        chain = Chain(self.live, upstream, self.reporter, send)
-        chat = Completions(CHAT, self.live, chain, self.reporter, ids)
-        completions = Completions(COMPLETIONS, self.live, chain, self.reporter, ids)
-        hot = {
-            "/v1/chat/completions": chat,
-            "/chat/completions": chat,
-            "/v1/completions": completions,
-            "/completions": completions,
+        chain = Chain(Means(self.live, upstream, send, RetryBudget()))
+        endpoints = {
+            endpoint: Completions(endpoint, self.live, chain, self.reporter, ids)
+            for endpoint in dict.fromkeys(HOT_PATHS.values())
         }
+        hot = {path: endpoints[endpoint] for path, endpoint in HOT_PATHS.items()}
         self.app = LateApp(self.live)
         self.server = Server(Dispatcher(hot, self.app, self.live, ids), self.live.gateway, ids)

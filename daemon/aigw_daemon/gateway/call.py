@@ -3,9 +3,13 @@
 from time import perf_counter, time
 
 from aigw_daemon.gateway.answers import Usage
+from aigw_daemon.gateway.controls import NONE, Controls
+from aigw_daemon.gateway.decision import Decision
 from aigw_daemon.gateway.failures import Met
-from aigw_daemon.gateway.live import Hop
-from aigw_daemon.gateway.routing import Decision
+from aigw_daemon.gateway.heartbeat import Heartbeat
+from aigw_daemon.gateway.plans import Hop
+from aigw_daemon.gateway.server.exchange import Exchange
+from aigw_daemon.gateway.wire import ApiError
 from aigw_daemon.link.messages import RequestRecord
 
 CLIENT_LEFT_STATUS = 499
@@ -21,6 +25,7 @@ class Call:
     # What most requests never change stands here, once: setting it in each of them would take longer than parsing it.
     model = ""
     stream = False
+    controls: Controls = NONE
     attempts = 0
     decision: Decision | None = None
     hop: Hop | None = None
@@ -31,20 +36,29 @@ class Call:
     usage: Usage | None = None
     finish_reason: str | None = None
     error: str | None = None
+    allowed: float | None = None
+    """Seconds that it may take in all, where that isn't what the gateway allows every request."""
+    heartbeat: Heartbeat | None = None
     _asked = 0.0
     _waited = 0.0
     _overhead: float | None = None
 
-    def __init__(self, request_id: bytes, endpoint: str, client: str | None) -> None:
+    def __init__(self, request_id: bytes, endpoint: str, exchange: Exchange) -> None:
         self.id = request_id
         self.endpoint = endpoint
-        self.client = client
+        self.exchange = exchange
         self._began = perf_counter()
 
     @property
     def at(self) -> float:
         """When it arrived, seconds since the epoch."""
         return time() - (perf_counter() - self._began)
+
+    def allow(self, seconds: float | None) -> None:
+        """Set a deadline of its own, counted from its arrival; None keeps the gateway's."""
+        if seconds is not None:
+            self.allowed = seconds
+            self.exchange.allow(seconds - (perf_counter() - self._began))
 
     def ask(self, hop: Hop) -> None:
         """An attempt begins: the time until `first_byte` or `end_wait` is the upstream's."""
@@ -76,7 +90,18 @@ class Call:
         head = hop.answer_head(content_type, self.attempts)
         return b"%bx-aigw-request-id: %b\r\nx-aigw-overhead-ms: %b\r\n" % (head, self.id, shown)
 
-    def own_lines(self) -> bytes:
+    def fail(self, error: ApiError) -> None:
+        """An error answer, or where a stream has begun, one error event and no ``[DONE]``."""
+        self.error = error.summary()
+        exchange = self.exchange
+        if exchange.streaming:
+            exchange.write(error.event())
+            exchange.finish()
+        elif not exchange.complete:
+            self.status = error.status
+            exchange.respond(error.head() + self._own_lines(), error.body())
+
+    def _own_lines(self) -> bytes:
         """Header lines of an answer that is an error."""
         return b"x-aigw-attempts: %d\r\nx-aigw-request-id: %b\r\n" % (self.attempts, self.id)
 
@@ -102,5 +127,5 @@ class Call:
             completion_tokens=usage.completion_tokens if usage else None,
             finish_reason=self.finish_reason,
             error=self.error,
-            client=self.client,
+            client=self.exchange.client,
         )

@@ -4,14 +4,19 @@
 each says what each attempt met (rules B2, B6).
 """
 
+import re
 from collections.abc import Sequence
 from enum import StrEnum
+from typing import Final
 
-from aigw_daemon.gateway.routing import Decision, Readiness
-from aigw_daemon.gateway.wire import ApiError
+from aigw_daemon.gateway.breaker import Failure
+from aigw_daemon.gateway.decision import Decision, Readiness
+from aigw_daemon.gateway.upstream.base import BodyTooLarge, ConnectFailed, ProtocolViolation, Truncated, UpstreamError
+from aigw_daemon.gateway.wire import ApiError, Said
 
 RETRY_AFTER_SECONDS = 2
 """When nothing could be reached: a restart takes about this long."""
+_LONGEST_NAME = 200
 
 
 class Kind(StrEnum):
@@ -19,23 +24,50 @@ class Kind(StrEnum):
 
     UNREACHABLE = "unreachable"
     LIMITED = "limited"
+    TIMED_OUT = "timed out"
     FAILED = "failed"
 
 
 class AttemptFailed(Exception):
     """One candidate gave no answer, and nothing has reached the client: the next one may try."""
 
-    def __init__(self, kind: Kind, detail: str, retry_after: int | None = None) -> None:
+    def __init__(
+        self,
+        kind: Kind,
+        detail: str,
+        retry_after: int | None = None,
+        *,
+        counts: Failure | None = None,
+        passing: bool = False,
+    ) -> None:
         super().__init__(detail)
         self.kind = kind
         self.detail = detail
         self.retry_after = retry_after
+        self.counts = counts
+        """As what it counts against the backend; None for what isn't its fault."""
+        self.passing = passing
+        """Whether the same candidate may well answer a moment later."""
+
+
+class TooLong(AttemptFailed):
+    """The prompt is longer than the model's context: the route may have a chain for that, else the client hears it."""
+
+    def __init__(self, error: ApiError) -> None:
+        super().__init__(Kind.FAILED, error.message)
+        self.error = error
 
 
 Met = tuple[str, AttemptFailed]
 """A backend's name and how it failed."""
 
-_RELAYED = frozenset({400, 405, 406, 409, 411, 413, 414, 415, 416, 422, 424, 451})
+_RELAYED: Final = frozenset({400, 405, 406, 409, 411, 413, 414, 415, 416, 422, 424, 451})
+_PASSING: Final = frozenset({502, 503, 504, 529})
+_TOO_LONG: Final = re.compile(
+    "context_length_exceeded|exceed_context_size|maximum context length|exceeds the available context size",
+    re.IGNORECASE,
+)
+"""How OpenAI, llama.cpp and vLLM say it; the first two as a code or a type."""
 
 
 def is_clients_fault(status: int) -> bool:
@@ -46,38 +78,77 @@ def is_clients_fault(status: int) -> bool:
     return status in _RELAYED
 
 
+def is_too_long(said: Said) -> bool:
+    """Whether an engine's 400 is about the length of the prompt."""
+    return any(text is not None and _TOO_LONG.search(text) for text in (said.code, said.type, said.message))
+
+
 def failed_status(status: int, message: str | None, retry_after: str) -> AttemptFailed:
     """An upstream's answer that is neither an answer nor the client's fault."""
     said = f"it answered {status}: {message}" if message else f"it answered {status}"
     seconds = int(retry_after) if retry_after.isascii() and retry_after.isdigit() else None
-    match status:
-        case 429:
-            return AttemptFailed(Kind.LIMITED, said, seconds)
-        case 503:
-            return AttemptFailed(Kind.UNREACHABLE, said, seconds)
+    if status == 429:  # noqa: PLR2004  # a status says more than a name for it
+        return AttemptFailed(Kind.LIMITED, said, seconds, passing=seconds is not None)
+    counts = Failure.SERVER_ERROR if status >= 500 else None  # noqa: PLR2004
+    kind = Kind.UNREACHABLE if status == 503 else Kind.FAILED  # noqa: PLR2004
+    return AttemptFailed(kind, said, seconds, counts=counts, passing=status in _PASSING)
+
+
+def failed_exchange(error: UpstreamError) -> AttemptFailed:
+    """The exchange with the upstream broke."""
+    match error:
+        case ConnectFailed():
+            counts = Failure.REFUSED if error.refused else Failure.UNREACHABLE
+            return AttemptFailed(Kind.UNREACHABLE, str(error), counts=counts)
+        case Truncated():
+            return AttemptFailed(Kind.FAILED, str(error), counts=Failure.RESET, passing=True)
+        case ProtocolViolation():
+            return AttemptFailed(Kind.FAILED, str(error), counts=Failure.BAD_ANSWER)
+        case BodyTooLarge():
+            return AttemptFailed(Kind.FAILED, str(error))
         case _:
-            return AttemptFailed(Kind.FAILED, said)
+            return AttemptFailed(Kind.FAILED, str(error), counts=Failure.RESET)
 
 
 def unknown_model(decision: Decision) -> ApiError:
     """404, with the nearest names."""
-    message = f"Model {decision.model!r} not found"
+    message = f"Model {_shown(decision)} not found"
     if decision.nearest:
         message += f"; the nearest names are {', '.join(decision.nearest)}"
     return ApiError(404, message, code="model_not_found", param="model")
 
 
-def spent(decision: Decision, met: Sequence[Met]) -> ApiError:
-    """Every candidate was tried or skipped."""
-    story = _story(decision, met)
+def not_spoken(decision: Decision) -> ApiError:
+    """501: nobody who serves the model speaks the endpoint; with the names of models that could serve it."""
+    instead = decision.instead or ()
+    others = f"models that do are {', '.join(instead)}" if instead else "no model of this gateway does"
+    reasons = "; ".join(f"{found.backend}: {found.reason}" for found in decision.candidates)
+    message = f"{_shown(decision)} does not do {decision.endpoint} ({reasons}); {others}"
+    return ApiError(501, message, param="model")
+
+
+def foreign_backend(decision: Decision, backend: str) -> ApiError:
+    """400: the client wants a backend that has nothing to do with the model."""
+    choices = ", ".join(dict.fromkeys(candidate.backend for candidate in decision.candidates))
+    message = f"x-aigw-backend names {backend[:_LONGEST_NAME]!r}, which does not serve {_shown(decision)}"
+    return ApiError(400, f"{message}; choose from {choices}", code="invalid_header", param="x-aigw-backend")
+
+
+def spent(decision: Decision, met: Sequence[Met], why: str | None = None) -> ApiError:
+    """Every candidate was tried or skipped; or no more may be, and ``why``."""
+    story, name = _story(decision, met), _shown(decision)
+    if why is not None:
+        story += f"; {why}"
     kinds = {failure.kind for _, failure in met}
     waits = [failure.retry_after for _, failure in met if failure.retry_after is not None]
     retry_after = min(waits) if waits else RETRY_AFTER_SECONDS
     if Kind.FAILED in kinds:
-        return ApiError(500, f"every provider of {decision.model!r} failed: {story}")
+        return ApiError(500, f"every provider of {name} failed: {story}")
+    if Kind.TIMED_OUT in kinds:
+        return ApiError(504, f"no provider of {name} answered in time: {story}")
     if kinds == {Kind.LIMITED}:
-        return ApiError(429, f"every provider of {decision.model!r} is limited: {story}", retry_after=retry_after)
-    return ApiError(503, f"no provider of {decision.model!r} can be reached: {story}", retry_after=retry_after)
+        return ApiError(429, f"every provider of {name} is full or limited: {story}", retry_after=retry_after)
+    return ApiError(503, f"no provider of {name} can be reached: {story}", retry_after=retry_after)
 
 
 def out_of_time(seconds: float, decision: Decision | None, met: Sequence[Met]) -> ApiError:
@@ -86,6 +157,10 @@ def out_of_time(seconds: float, decision: Decision | None, met: Sequence[Met]) -
     if decision is not None and (story := _story(decision, met)):
         message += f": {story}"
     return ApiError(504, message)
+
+
+def _shown(decision: Decision) -> str:
+    return repr(decision.model[:_LONGEST_NAME])
 
 
 def _story(decision: Decision, met: Sequence[Met]) -> str:

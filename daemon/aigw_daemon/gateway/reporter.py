@@ -9,6 +9,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Protocol
 
+from aigw_daemon.gateway.standing import Standings
 from aigw_daemon.link.messages import Load, Records, RequestRecord, Started, Up
 
 BATCH_SECONDS = 0.2
@@ -16,20 +17,6 @@ LOAD_SECONDS = 0.1
 PROGRESS_SECONDS = 1.0
 """How often it is said what is in flight while that doesn't change: silence would look like a worker that is stuck."""
 RECORDS_PER_SECOND = 1_000
-
-
-class Flow:
-    """What one backend has to do now. All its requests share it, so that counting a piece is one addition."""
-
-    __slots__ = ("backend", "held", "in_flight", "relayed")
-
-    def __init__(self, backend: str) -> None:
-        self.backend = backend
-        self.in_flight = 0
-        self.relayed = 0
-        """Pieces of answers, since the worker began."""
-        self.held = 0
-        """Requests whose client doesn't take what is there: then it is not the backend that holds them up."""
 
 
 class Finished(Protocol):
@@ -43,32 +30,22 @@ class Finished(Protocol):
 class Reporter:
     """Counts on the hot path, sends from a task of its own. ``send`` never blocks."""
 
-    def __init__(self, send: Callable[[Up], None], clock: Callable[[], float] = monotonic) -> None:
+    def __init__(
+        self, standings: Standings, send: Callable[[Up], None], clock: Callable[[], float] = monotonic
+    ) -> None:
+        self._standings = standings
         self._send = send
         self._clock = clock
         self._records: list[RequestRecord] = []
         self._dropped = 0
         self._window_began = clock()
         self._kept_in_window = 0
-        self._flows: dict[str, Flow] = {}
-        self._told: tuple[dict[str, int], dict[str, int]] = ({}, {})
+        self._told = Load({})
         self._stirred = asyncio.Event()
         self.asleep = True
         """Whether nothing goes on that the task knows of: then whoever begins or ends something must `stir` it."""
         self.tailing = False
         """Whether `Started` messages are wanted."""
-
-    @property
-    def in_flight(self) -> int:
-        """Requests that some backend is answering."""
-        return sum(flow.in_flight for flow in self._flows.values())
-
-    def flow(self, backend: str) -> Flow:
-        """The one account of this backend."""
-        flow = self._flows.get(backend)
-        if flow is None:
-            flow = self._flows[backend] = Flow(backend)
-        return flow
 
     def stir(self) -> None:
         """Something has changed while the reporter was asleep."""
@@ -105,33 +82,47 @@ class Reporter:
         while not self.asleep:
             await asyncio.sleep(LOAD_SECONDS)
             now = self._clock()
-            load, relayed = self._load()
-            if load != self._told[0] or (now >= progress_at and (relayed != self._told[1] or any(load.values()))):
-                self._flush_load()
+            load = self._load()
+            if _places(load) != _places(self._told) or (now >= progress_at and self._goes_on(load)):
+                self._tell(load)
                 progress_at = now + PROGRESS_SECONDS - LOAD_SECONDS
             if now >= batch_at and (self._records or self._dropped):
                 self._flush_records()
                 batch_at = now + BATCH_SECONDS - LOAD_SECONDS
-            self.asleep = self._load() == self._told and not (self.in_flight or self._records or self._dropped)
+            self.asleep = not (self._goes_on(self._load()) or self._records or self._dropped)
 
     def flush(self) -> None:
         """Send everything now: the worker is about to end."""
-        if self._load() != self._told:
-            self._flush_load()
+        if (load := self._load()) != self._told:
+            self._tell(load)
         self._flush_records()
 
-    def _load(self) -> tuple[dict[str, int], dict[str, int]]:
-        flows = self._flows.values()
-        return {flow.backend: flow.in_flight for flow in flows}, {flow.backend: flow.relayed for flow in flows}
+    def _goes_on(self, load: Load) -> bool:
+        return load != self._told or any(load.in_flight.values()) or any(load.waiting.values())
 
-    def _flush_load(self) -> None:
-        for flow in self._flows.values():
-            flow.relayed += flow.held
-        self._told = self._load()
-        self._send(Load(*self._told))
+    def _load(self) -> Load:
+        lanes = tuple(self._standings)
+        return Load(
+            {lane.backend: lane.in_flight for lane in lanes},
+            {lane.backend: lane.relayed for lane in lanes},
+            {lane.backend: lane.waiting for lane in lanes if lane.waiting},
+            self._standings.broken(),
+        )
+
+    def _tell(self, load: Load) -> None:
+        self._send(load)
+        for lane in self._standings:
+            # Told as progress in a second's time: it is a client that holds these up, not the backend.
+            lane.relayed += lane.held
+        self._told = load
 
     def _flush_records(self) -> None:
         if self._records or self._dropped:
             records, self._records = tuple(self._records), []
             dropped, self._dropped = self._dropped, 0
             self._send(Records(records, dropped))
+
+
+def _places(load: Load) -> tuple[dict[str, int], dict[str, int], frozenset[str]]:
+    """What is told soon after it has changed; the rest can wait a second."""
+    return load.in_flight, load.waiting, frozenset(load.broken)

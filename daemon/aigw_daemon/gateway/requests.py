@@ -8,7 +8,10 @@ import asyncio
 
 import msgspec
 
+from aigw_daemon.gateway.decision import Ask
+from aigw_daemon.gateway.parameters import apply
 from aigw_daemon.gateway.wire import BAD_JSON, ApiError
+from aigw_daemon.link.messages import ParamsView
 
 THREAD_BYTES = 256 * 1024
 """Larger bodies are parsed in a thread: 20 MB of JSON stall the loop for 42 ms."""
@@ -18,6 +21,14 @@ MAX_MESSAGES = 100_000
 LONGEST_NAME = 512
 """Characters of a model's name."""
 
+BYTES_PER_TOKEN = 8
+"""More than any text has on average: so many bytes are at least one token."""
+COUNTED_BYTES = 16 * 1024
+"""Shorter requests fit everywhere, so nobody counts."""
+
+_ABSENT = msgspec.Raw()
+_NOTHING = frozenset({b"null", b"[]"})
+_IMAGE_MARK = b'"image_url"'
 _INCLUDE_USAGE = b'"stream_options":{"include_usage":true}}'
 
 
@@ -37,6 +48,12 @@ class Facts(msgspec.Struct):
     max_tokens: int | float | None = None
     max_completion_tokens: int | float | None = None
     messages: list[msgspec.Raw] | None = None
+    tools: msgspec.Raw = _ABSENT
+
+    @property
+    def has_tools(self) -> bool:
+        """Whether the model is offered tools."""
+        return self.tools is not _ABSENT and bytes(self.tools) not in _NOTHING
 
     @property
     def usage_asked(self) -> bool:
@@ -68,24 +85,45 @@ def parse_facts(body: bytes) -> Facts:
     return facts
 
 
-async def rewritten(body: bytes, facts: Facts, model: str, *, add_usage: bool) -> bytes:
-    """The body for a target: its model's name, and a request for the usage frame; the same object if neither.
+def is_special(facts: Facts, body: bytes) -> bool:
+    """Whether more than the model's name decides who can answer: see `asks`."""
+    return facts.tools is not _ABSENT or len(body) > COUNTED_BYTES or _IMAGE_MARK in body
 
-    Raises ApiError 400 for a field's name that is no UTF-8, which `read_facts` doesn't look at.
+
+def asks(endpoint: str, facts: Facts, body: bytes) -> Ask:
+    """What decides who can answer: beside the model, whether it must see, call tools, or read much."""
+    needs: frozenset[str] = frozenset()
+    sees = _IMAGE_MARK in body
+    if sees or facts.has_tools:
+        needs = frozenset(word for word, needed in (("vision", sees), ("tools", facts.has_tools)) if needed)
+    # A picture inside the body is not text: nobody can say how many tokens it is.
+    counted = len(body) if len(body) > COUNTED_BYTES and not sees else 0
+    return Ask(facts.model, endpoint, needs, counted // BYTES_PER_TOKEN)
+
+
+async def rewritten(
+    body: bytes, facts: Facts, model: str, *, add_usage: bool, params: ParamsView | None = None
+) -> bytes:
+    """The body for a target: its model's name, the route's parameters, and a request for the usage frame.
+
+    The same object if none of them changes it. Raises ApiError 400 for a field's name that is no UTF-8, which
+    `read_facts` doesn't look at.
     """
-    if model == facts.model:
+    if model == facts.model and params is None:
         if not add_usage:
             return body
         if facts.stream_options is None and b'"stream_options"' not in body:
             return b"%b,%b" % (body.rstrip()[:-1], _INCLUDE_USAGE)
     if len(body) <= THREAD_BYTES:
-        return _spliced(body, model, add_usage=add_usage)
-    return await asyncio.to_thread(_spliced, body, model, add_usage=add_usage)
+        return _spliced(body, model, params, add_usage=add_usage)
+    return await asyncio.to_thread(_spliced, body, model, params, add_usage=add_usage)
 
 
-def _spliced(body: bytes, model: str, *, add_usage: bool) -> bytes:
+def _spliced(body: bytes, model: str, params: ParamsView | None, *, add_usage: bool) -> bytes:
     try:
         fields = _decode_raw(body)
+        if params is not None:
+            fields = apply(fields, params)
         raw = fields.get("stream_options") if add_usage else None
         options = _decode_raw(raw) if raw is not None and bytes(raw) != b"null" else {}
     except BAD_JSON as error:

@@ -32,6 +32,7 @@ _KINDS: Mapping[int, tuple[str, str]] = {
     429: ("rate_limit_error", "rate_limit_exceeded"),
     431: ("invalid_request_error", "headers_too_large"),
     500: ("server_error", "provider_failure"),
+    501: ("invalid_request_error", "endpoint_not_supported"),
     503: ("server_error", "service_unavailable"),
     504: ("server_error", "timeout"),
 }

@@ -140,7 +140,7 @@ class Worker:
             start_ticks=start_ticks(pid) or 0,
             boot_id=boot_id(),
             cookie=self._options.cookie,
-            in_flight=self._gateway.reporter.in_flight,
+            in_flight=self._gateway.live.standings.in_flight,
             listeners=len([listener for listener in self._sockets if listener.fileno() >= 0]),
         )
 

@@ -3,6 +3,7 @@
 import asyncio
 
 from aigw_daemon.gateway.reporter import RECORDS_PER_SECOND, Reporter
+from aigw_daemon.gateway.standing import Standings
 from aigw_daemon.link.messages import Load, Records, RequestRecord, Up
 from tests.support.wait import eventually
 
@@ -27,8 +28,9 @@ class Clock:
 
 async def test_records_above_the_cap_are_counted_not_kept() -> None:
     sent: list[Up] = []
+    standings = Standings(lambda: None)
     clock = Clock()
-    reporter = Reporter(sent.append, clock)
+    reporter = Reporter(standings, sent.append, clock)
     for _ in range(RECORDS_PER_SECOND + 7):
         reporter.finish(Call())
     reporter.flush()
@@ -43,10 +45,11 @@ async def test_records_above_the_cap_are_counted_not_kept() -> None:
 
 async def test_counts_in_flight_are_sent_when_they_changed() -> None:
     sent: list[Up] = []
-    reporter = Reporter(sent.append)
-    reporter.flow("a").in_flight += 1
-    reporter.flow("b").in_flight += 1
-    assert reporter.in_flight == 2
+    standings = Standings(lambda: None)
+    reporter = Reporter(standings, sent.append)
+    standings.lane("a").in_flight += 1
+    standings.lane("b").in_flight += 1
+    assert standings.in_flight == 2
     reporter.flush()
     reporter.flush()
     assert sent == [Load({"a": 1, "b": 1}, {"a": 0, "b": 0})]
@@ -54,10 +57,11 @@ async def test_counts_in_flight_are_sent_when_they_changed() -> None:
 
 async def test_what_is_relayed_is_told_each_second_while_something_is_in_flight() -> None:
     sent: list[Up] = []
-    reporter = Reporter(sent.append)
+    standings = Standings(lambda: None)
+    reporter = Reporter(standings, sent.append)
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(reporter.run())
-        flow = reporter.flow("a")
+        flow = standings.lane("a")
         flow.in_flight += 1
         flow.relayed += 3
         reporter.stir()
@@ -71,22 +75,24 @@ async def test_what_is_relayed_is_told_each_second_while_something_is_in_flight(
 
 def test_an_engine_that_a_slow_client_holds_up_is_said_to_go_on() -> None:
     sent: list[Up] = []
-    reporter = Reporter(sent.append)
-    flow = reporter.flow("a")
+    standings = Standings(lambda: None)
+    reporter = Reporter(standings, sent.append)
+    flow = standings.lane("a")
     flow.in_flight = flow.held = 1
     reporter.flush()
     flow.in_flight = 2
     reporter.flush()
-    assert [load.relayed for load in sent if isinstance(load, Load)] == [{"a": 1}, {"a": 2}]
+    assert [load.relayed for load in sent if isinstance(load, Load)] == [{"a": 0}, {"a": 1}]
 
 
 async def test_a_burst_is_a_few_messages_and_silence_is_none() -> None:
     sent: list[Up] = []
-    reporter = Reporter(sent.append)
+    standings = Standings(lambda: None)
+    reporter = Reporter(standings, sent.append)
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(reporter.run())
         for _ in range(500):
-            reporter.flow("a").relayed += 1
+            standings.lane("a").relayed += 1
             reporter.finish(Call())
         await eventually(lambda: sum(len(batch.records) for batch in sent if isinstance(batch, Records)) == 500)
         await eventually(lambda: any(isinstance(message, Load) for message in sent))

@@ -5,13 +5,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from aigw_daemon.gateway.decision import Ask
 from aigw_daemon.gateway.failures import AttemptFailed, Kind, spent
 from aigw_daemon.gateway.health import health_of
 from aigw_daemon.gateway.hosts import HostPolicy
-from aigw_daemon.gateway.live import CHAT, ENDPOINTS, Live, upstream_path
-from aigw_daemon.gateway.reporter import Flow
+from aigw_daemon.gateway.live import Live
+from aigw_daemon.gateway.plans import upstream_path
 from aigw_daemon.gateway.routing import Decision
 from aigw_daemon.gateway.wire import ApiError, Said, header, kind, relayed_error, status_line, upstream_error
+from aigw_daemon.link.messages import CHAT, ENDPOINTS
 from aigw_daemon.words import State
 from tests.support.gateway import backend, snapshot
 
@@ -123,7 +125,9 @@ def test_a_profile_may_let_every_origin_in() -> None:
 
 
 def test_only_known_upstream_paths_are_ever_built() -> None:
-    assert {upstream_path("/v1/", endpoint) for endpoint in ENDPOINTS} == {"/v1/chat/completions", "/v1/completions"}
+    assert {upstream_path("/v1/", endpoint) for endpoint in ENDPOINTS} == {
+        *("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/rerank")
+    }
     with pytest.raises(ValueError, match="is not an upstream path"):
         upstream_path("/v1", "../api/delete")
 
@@ -149,7 +153,7 @@ def test_without_a_snapshot_nothing_is_available() -> None:
     got, health = health_of(None)
     assert (got, health["status"], health["profile"]) == (503, "unavailable", None)
     assert health["reasons"] == ["the gateway has not heard from its daemon yet"]
-    assert Live(Flow).plan(CHAT, "m") is None
+    assert Live().plan(Ask("m", CHAT)) is None
 
 
 def test_one_backend_that_serves_is_enough_to_be_degraded() -> None:

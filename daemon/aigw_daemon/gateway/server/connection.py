@@ -187,6 +187,15 @@ class Connection(HttpToolsProtocol):
         """The Date header, made once a second."""
         return self._server.date_line
 
+    @property
+    def remaining(self) -> float:
+        """Seconds until the deadline of the present phase."""
+        return self.deadline - self.loop.time()
+
+    def allow(self, seconds: float) -> None:
+        """Move the deadline of what is being answered to so many seconds from now."""
+        self.deadline = self.loop.time() + seconds
+
     def closes_after(self, exchange: Exchange) -> bool:
         """Whether the connection ends with this answer."""
         return not exchange.keep_alive or self._server.draining
@@ -277,6 +286,7 @@ class Connection(HttpToolsProtocol):
             headers=self._headers,
             host=framing.host,
             origin=framing.origin,
+            controls=framing.controls,
             http10=http10,
             keep_alive=not http10 and self.parser.should_keep_alive(),
         )

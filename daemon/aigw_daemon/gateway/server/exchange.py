@@ -35,6 +35,7 @@ class Exchange:
         "_pending_head",
         "body",
         "complete",
+        "controls",
         "cors",
         "headers",
         "host",
@@ -60,6 +61,7 @@ class Exchange:
         headers: Headers,
         host: bytes | None,
         origin: bytes | None,
+        controls: Headers | None,
         http10: bool,
         keep_alive: bool,
     ) -> None:
@@ -71,6 +73,8 @@ class Exchange:
         self.headers = headers
         self.host = host
         self.origin = origin
+        self.controls = controls
+        """The headers that say how the request is to be handled; None for the usual request, which has none."""
         self.http10 = http10
         self.keep_alive = keep_alive
         self.body = b""
@@ -101,6 +105,15 @@ class Exchange:
     def streaming(self) -> bool:
         """Whether `start` has begun an answer that `finish` hasn't ended."""
         return self._begun and not self.complete
+
+    @property
+    def remaining(self) -> float:
+        """Seconds until the deadline; infinite while its clock stands."""
+        return self._connection.remaining
+
+    def allow(self, seconds: float) -> None:
+        """Set the deadline to so many seconds from now; infinite makes its clock stand."""
+        self._connection.allow(seconds)
 
     async def drain(self) -> None:
         """Wait until the client has taken enough for more to be written."""

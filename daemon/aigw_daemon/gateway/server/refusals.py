@@ -5,6 +5,7 @@ Each refusal is OpenAI's envelope like any other error, and the connection close
 
 import re
 
+from aigw_daemon.gateway import controls
 from aigw_daemon.gateway.wire import ApiError
 
 # A name, an IPv4 or a bracketed IPv6 address, and maybe a port: RFC 9110, section 7.2.
@@ -42,6 +43,7 @@ class Framing:
     __slots__ = (
         "content_encoding",
         "content_length",
+        "controls",
         "expects_continue",
         "host",
         "hosts",
@@ -57,6 +59,7 @@ class Framing:
         self.transfer_encoding: bytes | None = None
         self.content_encoding: bytes | None = None
         self.expects_continue = False
+        self.controls: list[tuple[bytes, bytes]] | None = None
 
     def note(self, name: bytes, value: bytes) -> None:
         """Take in one header out of `NOTED`."""
@@ -74,8 +77,10 @@ class Framing:
                 self.transfer_encoding = value if before is None else before + b"," + value
             case b"content-encoding":
                 self.content_encoding = value
-            case _:
+            case b"expect":
                 self.expects_continue = value.lower() == b"100-continue"
+            case _:
+                self.controls = [*(self.controls or ()), (name, value)]
 
     @property
     def has_body(self) -> bool:
@@ -112,5 +117,6 @@ class Framing:
         return None
 
 
-NOTED = frozenset({b"host", b"origin", b"content-length", b"transfer-encoding", b"content-encoding", b"expect"})
+_FRAMING = frozenset({b"host", b"origin", b"content-length", b"transfer-encoding", b"content-encoding", b"expect"})
+NOTED = _FRAMING | controls.NAMES
 """The headers that `Framing` takes in."""

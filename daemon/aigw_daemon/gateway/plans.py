@@ -1,0 +1,121 @@
+"""A decision made ready to be asked: addresses, finished request heads, finished header lines of answers. Pure.
+
+It holds everything that doesn't change between two requests for the same model, so that a request only looks it up.
+"""
+
+import msgspec
+
+from aigw_daemon.gateway.admission import Lane
+from aigw_daemon.gateway.breaker import Breaker
+from aigw_daemon.gateway.routing import Candidate, Decision, Readiness, RoutingTable
+from aigw_daemon.gateway.standing import Standings
+from aigw_daemon.gateway.upstream.base import Address, request_head
+from aigw_daemon.gateway.wire import NO_STORE, header, status_line
+from aigw_daemon.link.messages import ENDPOINTS, BackendView, Secret
+from aigw_daemon.version import AIGW_VERSION
+
+_OK = status_line(200)
+_JSON_TYPE = b"application/json"
+
+
+class Hop(msgspec.Struct, frozen=True):
+    """A kept candidate with all that asking it takes."""
+
+    candidate: Candidate
+    cold: bool
+    """Whether it must start first."""
+    lane: Lane
+    breaker: Breaker
+    address: Address
+    request_head: bytes
+    answer_lines: bytes
+    """Header lines of every answer that this hop gives."""
+    plain_head: bytes
+    """The head of the usual answer, finished: JSON, at the first attempt."""
+    secret: Secret | None
+    first_token_timeout: float | None
+    gap_timeout: float | None
+    cold_timeout: float
+
+    def answer_head(self, content_type: bytes, attempts: int) -> bytes:
+        """Status line and header lines of a 200 that this hop gives."""
+        if attempts == 1 and content_type == _JSON_TYPE:
+            return self.plain_head
+        return _answer_head(content_type, self.answer_lines, attempts)
+
+    def redacted(self, text: str | None) -> str | None:
+        """What its engine says, without the key that some repeat in their errors (rule S12)."""
+        return text.replace(self.secret.value, "***") if text and self.secret and self.secret.value else text
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """A decision, and its kept candidates made ready to be asked."""
+
+    decision: Decision
+    hops: tuple[Hop, ...]
+    overflow: tuple[Hop, ...]
+    """Who is asked when the engine says that the prompt is too long."""
+    first: Hop | None
+    """The one to ask without further thought: ready, first whatever the load, the request's fields left alone."""
+    epoch: int
+    """When it was made: in a later one it is out of date."""
+
+
+def compile_plan(table: RoutingTable, standings: Standings, decision: Decision, epoch: int) -> Plan:
+    """Everything that asking the kept candidates of a decision takes."""
+    hops = tuple(_hop(table, standings, decision, candidate) for candidate in decision.kept)
+    longer = (candidate for candidate in decision.on_context_overflow if candidate.kept)
+    plain = hops and not hops[0].cold and decision.balance == "order" and decision.params is None
+    return Plan(
+        decision=decision,
+        hops=hops,
+        overflow=tuple(_hop(table, standings, decision, candidate) for candidate in longer),
+        first=hops[0] if plain else None,
+        epoch=epoch,
+    )
+
+
+def _hop(table: RoutingTable, standings: Standings, decision: Decision, candidate: Candidate) -> Hop:
+    backend = table.backends[candidate.backend]
+    address = Address(backend.host, backend.port, backend.tls)
+    path = upstream_path(backend.base_path, decision.endpoint)
+    lines = header("x-aigw-backend", backend.name) + header("x-aigw-model", candidate.model)
+    lines = NO_STORE + lines + b"x-aigw-cache: off\r\n"
+    return Hop(
+        candidate=candidate,
+        cold=candidate.readiness is Readiness.COLD,
+        lane=standings.lane(backend.name),
+        breaker=standings.breaker(backend.name),
+        address=address,
+        request_head=request_head("POST", path, address.authority, _headers(backend)),
+        answer_lines=lines,
+        plain_head=_answer_head(_JSON_TYPE, lines, 1),
+        secret=backend.api_key,
+        first_token_timeout=decision.first_token_timeout or backend.first_token_timeout,
+        gap_timeout=backend.gap_timeout,
+        cold_timeout=backend.cold_timeout,
+    )
+
+
+def upstream_path(base_path: str, endpoint: str) -> str:
+    """The path on the engine. Raises ValueError for one that isn't allowed (rule S4)."""
+    if endpoint not in ENDPOINTS:
+        raise ValueError(f"{endpoint!r} is not an upstream path; the paths are {', '.join(sorted(ENDPOINTS))}")
+    return f"{base_path.rstrip('/')}/{endpoint}"
+
+
+def _answer_head(content_type: bytes, lines: bytes, attempts: int) -> bytes:
+    return b"%bcontent-type: %b\r\n%bx-aigw-attempts: %d\r\n" % (_OK, content_type, lines, attempts)
+
+
+def _headers(backend: BackendView) -> list[tuple[str, str]]:
+    """Ours alone: nothing of the client's headers goes upstream, least of all its Authorization (rule S11)."""
+    headers = [
+        ("content-type", "application/json"),
+        ("accept", "application/json, text/event-stream"),
+        ("accept-encoding", "identity"),
+        ("user-agent", f"aigw/{AIGW_VERSION}"),
+    ]
+    if backend.api_key is not None:
+        headers.append(("authorization", f"Bearer {backend.api_key.value}"))
+    return headers

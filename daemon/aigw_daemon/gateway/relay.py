@@ -1,0 +1,77 @@
+"""Passes a stream on as it arrives. After its first byte nothing falls back: it ends whole, or with one error event."""
+
+import asyncio
+
+from aigw_daemon.gateway.attempt import STREAM_LINES, STREAM_TYPE, Streamed
+from aigw_daemon.gateway.call import Call
+from aigw_daemon.gateway.server.exchange import Exchange
+from aigw_daemon.gateway.upstream.base import Response, UpstreamError
+from aigw_daemon.gateway.wire import ApiError
+
+
+async def relay(call: Call, answer: Streamed) -> None:
+    """Everything of a stream that has begun, to its end."""
+    exchange, scan = call.exchange, answer.scan
+    if call.heartbeat is not None:
+        call.heartbeat.stop()
+    cut: str | None = None
+    ended = False
+    try:
+        if not exchange.streaming:
+            exchange.start(call.answer_head(STREAM_TYPE, answer.hop) + STREAM_LINES)
+        if answer.first:
+            exchange.write(answer.first)
+        await _pump(exchange, answer)
+        if rest := scan.end():
+            exchange.write(rest)
+        ended = True
+    except UpstreamError as error:
+        cut = str(error)
+        ended = True
+    finally:
+        answer.close(cut=ended and not (scan.finished and scan.error is None))
+        call.usage = scan.usage
+        call.finish_reason = scan.finish_reason
+    _end(call, answer, cut)
+
+
+async def _pump(exchange: Exchange, answer: Streamed) -> None:
+    scan, response, lane, gap = answer.scan, answer.response, answer.hop.lane, answer.hop.gap_timeout
+    while scan.error is None:
+        chunk = await (response.chunk() if gap is None else _chunk_in_time(response, gap))
+        if chunk is None:
+            return
+        lane.relayed += 1
+        if passed := scan.feed(chunk):
+            exchange.write(passed)
+        if exchange.write_paused:
+            await _until_taken(exchange, answer)
+
+
+async def _chunk_in_time(response: Response, gap: float) -> bytes | None:
+    try:
+        async with asyncio.timeout(gap):
+            return await response.chunk()
+    except TimeoutError as error:
+        raise UpstreamError(f"nothing came for {gap:g} s") from error
+
+
+async def _until_taken(exchange: Exchange, answer: Streamed) -> None:
+    """Wait for a slow client; the engine, which is held up by it, must not be taken for a hung one."""
+    answer.hop.lane.held += 1
+    try:
+        await exchange.drain()
+    finally:
+        answer.hop.lane.held -= 1
+
+
+def _end(call: Call, answer: Streamed, cut: str | None) -> None:
+    """A stream is whole when every choice has finished, however the connection ended (rule B17)."""
+    scan, hop, name = answer.scan, answer.hop, answer.hop.candidate.backend
+    if scan.error is not None:
+        call.fail(ApiError(500, f"{name} failed in mid-stream: {hop.redacted(scan.error)}"))
+    elif not scan.finished:
+        detail = cut or "it ended without a finish_reason"
+        call.fail(ApiError(500, f"the stream of {name} was cut: {detail}", code="stream_cut"))
+    else:
+        call.exchange.finish()

@@ -1,0 +1,302 @@
+"""The candidates of one request, tried in order under one deadline and one budget of attempts (rules B2 to B5, B11).
+
+A candidate may be cold (it is demanded, and the route says whether to wait), full (the request queues, or goes on), or
+fail (the next one is asked). Whenever the snapshot or a circuit has changed meanwhile, the way on is decided anew;
+what was tried stays tried.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import inf
+from time import monotonic
+from typing import Final
+
+import msgspec
+
+from aigw_daemon.gateway.admission import LookAgain, QueueFull, QueueTimeout
+from aigw_daemon.gateway.attempt import STREAM_LINES, STREAM_TYPE, Request, Streamed, Whole, attempt, in_time
+from aigw_daemon.gateway.balance import ordered
+from aigw_daemon.gateway.breaker import Permit
+from aigw_daemon.gateway.budget import RetryBudget, pause
+from aigw_daemon.gateway.call import Call
+from aigw_daemon.gateway.decision import Ask
+from aigw_daemon.gateway.failures import AttemptFailed, Kind, TooLong, foreign_backend, not_spoken, spent, unknown_model
+from aigw_daemon.gateway.heartbeat import Heartbeat
+from aigw_daemon.gateway.live import Live
+from aigw_daemon.gateway.plans import Hop, Plan
+from aigw_daemon.gateway.upstream.base import Upstream
+from aigw_daemon.gateway.wire import ApiError
+from aigw_daemon.link.messages import Demand, Up
+
+REPEAT_DEMAND_SECONDS: Final = 5.0
+"""A demand may be lost with a daemon that dies; it is repeated while the backend stays down."""
+NO_PERMIT: Final = Permit(0)
+"""Of a backend that is asked although its circuit is open, because nobody else is left: what it says doesn't count."""
+
+
+@dataclass(frozen=True)
+class Means:
+    """What all requests share. ``send`` tells the daemon and never blocks; ``random`` is from 0 to 1."""
+
+    live: Live
+    upstream: Upstream
+    send: Callable[[Up], None]
+    budget: RetryBudget
+    random: Callable[[], float] = random.random
+
+
+class Walk:
+    """One request's way along its candidates."""
+
+    def __init__(self, means: Means, call: Call, request: Request, ask: Ask) -> None:
+        self._means = means
+        self._live = means.live
+        self._call = call
+        self._request = request
+        self._ask = ask
+        self._failed: dict[tuple[str, str], AttemptFailed] = {}
+        """What each candidate said last, by backend and model."""
+        self._places: dict[str, int] = {}
+        """Where the request stood in the lines of backends."""
+        self._waited_cold = 0.0
+        self._too_long: TooLong | None = None
+
+    async def answer(self) -> Whole | Streamed:
+        """The first answer. Raises ApiError when there is none."""
+        while True:
+            plan = self._plan()
+            hops = self._hops(plan)
+            answer = await self._first_of(plan, hops)
+            if answer is not None:
+                return answer
+            if not self._live.is_current(plan):
+                continue
+            cold = next((hop for hop in hops if hop.cold), None)
+            if cold is not None and plan.decision.cold != "reject":
+                await self._await_start(cold, last=len(self._left(hops)) == 1)
+            elif not await self._pause(plan):
+                raise spent(plan.decision, self._call.met)
+
+    def note(self, hop: Hop, permit: Permit, failure: AttemptFailed) -> None:
+        """An attempt failed: tell the circuit, and remember it."""
+        now = monotonic()
+        if failure.counts is not None:
+            hop.breaker.failed(permit, failure.counts, now)
+        elif failure.kind is Kind.LIMITED and failure.retry_after is not None:
+            hop.breaker.limited(permit, failure.retry_after, now)
+        else:
+            hop.breaker.abandoned(permit)
+        if isinstance(failure, TooLong):
+            self._too_long = failure
+        self._remember(hop, failure)
+
+    # Which way.
+
+    def _plan(self) -> Plan:
+        call, plan = self._call, self._live.plan(self._ask)
+        if plan is not None and self._ask.tokens and not plan.hops and not plan.overflow:
+            # The tokens are an estimate: before nobody is asked at all, the engine may say for itself.
+            self._ask = msgspec.structs.replace(self._ask, tokens=0)
+            plan = self._live.plan(self._ask)
+        if plan is None:
+            raise ApiError(503, "the gateway has not heard from its daemon yet", retry_after=1)
+        if not plan.decision.candidates:
+            raise unknown_model(plan.decision)
+        if plan.decision.instead is not None:
+            raise not_spoken(plan.decision)
+        self._request.params = plan.decision.params
+        if call.decision is None:
+            call.allow(call.controls.timeout or plan.decision.request_timeout)
+        call.decision = plan.decision
+        return plan
+
+    def _hops(self, plan: Plan) -> list[Hop]:
+        """Those left to try, in this request's order."""
+        if self._too_long is not None and not plan.overflow:
+            raise self._too_long.error
+        if self._too_long is not None or (self._ask.tokens and not plan.hops):
+            return self._left(list(plan.overflow))
+        decision = plan.decision
+        order = ordered(decision.kept, decision.balance, self._live.standings.counts(), self._means.random)
+        return self._left(self._wanted([plan.hops[place] for place in order], plan))
+
+    def _wanted(self, hops: list[Hop], plan: Plan) -> list[Hop]:
+        """Without those that the client's headers rule out."""
+        controls = self._call.controls
+        if controls.backend is not None:
+            if all(candidate.backend != controls.backend for candidate in plan.decision.candidates):
+                raise foreign_backend(plan.decision, controls.backend)
+            hops = [hop for hop in hops if hop.candidate.backend == controls.backend]
+        return hops if controls.fallback else hops[:1]
+
+    def _left(self, hops: list[Hop]) -> list[Hop]:
+        return [hop for hop in hops if _key(hop) not in self._failed]
+
+    def _stations(self, plan: Plan, hops: list[Hop]) -> Iterator[tuple[Hop, bool]]:
+        """Each hop, and whether to queue there; a route that spills over asks everybody for room first."""
+        if plan.decision.overflow == "spill":
+            yield from ((hop, False) for hop in hops)
+        for hop in hops:
+            if _key(hop) not in self._failed:
+                yield hop, True
+
+    # Asking.
+
+    async def _first_of(self, plan: Plan, hops: list[Hop]) -> Whole | Streamed | None:
+        """The first answer of those that are ready; None when there is none, or the plan has gone out of date."""
+        for hop, may_queue in self._stations(plan, hops):
+            if hop.cold:
+                self._demand(hop)
+                if plan.decision.cold == "wait":
+                    return None
+                continue
+            self._check_budget(plan)
+            last = len(self._left(hops)) == 1
+            entered = await self._enter(hop, may_queue=may_queue, last=last)
+            if entered is not None and (answer := await self._at(entered, last=last)) is not None:
+                return answer
+            if not self._live.is_current(plan):
+                return None
+        return None
+
+    def _check_budget(self, plan: Plan) -> None:
+        made, most = self._call.attempts, self._live.gateway.max_attempts
+        if not made:
+            return
+        why = f"{made} attempts were made, and gateway.max_attempts is {most}" if made >= most else None
+        why = why or self._means.budget.refusal(self._live.standings.in_flight)
+        if why is not None:
+            raise spent(plan.decision, self._call.met, why)
+
+    async def _enter(self, hop: Hop, *, may_queue: bool, last: bool) -> Hop | None:
+        """Take a slot; the hop as it is by then, or None."""
+        if hop.lane.try_enter():
+            return hop
+        if not may_queue:
+            return None
+        name, call = hop.candidate.backend, self._call
+        if last:
+            self._beat(hop, f"waiting for a place at {name}")
+        call.begin_wait()
+        try:
+            await hop.lane.enter(call.controls.priority, self._live.gateway.queue_timeout, self._places.pop(name, None))
+        except LookAgain as again:
+            self._places[name] = again.place
+            return None
+        except QueueFull as full:
+            self._remember(hop, AttemptFailed(Kind.LIMITED, full.detail, full.retry_after))
+            return None
+        except QueueTimeout as late:
+            self._remember(hop, AttemptFailed(Kind.UNREACHABLE, late.detail, late.retry_after))
+            return None
+        finally:
+            call.end_wait()
+        return self._as_it_is_now(hop)
+
+    def _as_it_is_now(self, hop: Hop) -> Hop | None:
+        """The same candidate in the present plan; a slot at one that can't be asked any more is given back."""
+        try:
+            now = next((other for other in self._plan().hops if _key(other) == _key(hop) and not other.cold), None)
+        except ApiError:
+            hop.lane.leave()
+            raise
+        if now is None:
+            hop.lane.leave()
+        return now
+
+    async def _at(self, hop: Hop, *, last: bool) -> Whole | Streamed | None:
+        """Ask a candidate whose slot was taken; None when it failed."""
+        call, budget = self._call, self._means.budget
+        permit = hop.breaker.permit if hop.breaker.closed else hop.breaker.admit(monotonic()) or NO_PERMIT
+        extra, failed = call.attempts > 0, False
+        if extra:
+            budget.begin()
+        try:
+            answer = await self._asked(hop, permit, last=last)
+        except AttemptFailed as failure:
+            failed = True
+            self.note(hop, permit, failure)
+            return None
+        except BaseException:
+            # The client left, or it is the client's fault: nothing was learnt about the backend.
+            hop.breaker.abandoned(permit)
+            raise
+        finally:
+            if extra:
+                budget.end(failed=failed)
+        budget.succeeded()
+        return answer
+
+    async def _asked(self, hop: Hop, permit: Permit, *, last: bool) -> Whole | Streamed:
+        if last:
+            self._beat(hop, f"waiting for the first token of {hop.candidate.backend}")
+        asked = attempt(self._means.upstream, self._call, hop, permit, self._request)
+        if self._call.stream and hop.first_token_timeout is not None:
+            return await in_time(asked, hop.first_token_timeout)
+        return await asked
+
+    def _remember(self, hop: Hop, failure: AttemptFailed) -> None:
+        self._failed[_key(hop)] = failure
+        self._call.met += ((hop.candidate.backend, failure),)
+
+    # Waiting.
+
+    def _demand(self, hop: Hop) -> None:
+        if self._live.needs_start(hop.candidate.backend):
+            self._means.send(Demand(hop.candidate.backend, hop.candidate.model))
+
+    async def _await_start(self, hop: Hop, *, last: bool) -> None:
+        """Wait for a change, or as long as a demand is believed to be on its way. The request's own clock stands."""
+        if last:
+            self._beat(hop, f"loading {hop.candidate.backend}")
+        exchange, began = self._call.exchange, monotonic()
+        remaining = exchange.remaining
+        exchange.allow(inf)
+        self._call.begin_wait()
+        try:
+            async with asyncio.timeout(min(REPEAT_DEMAND_SECONDS, hop.cold_timeout - self._waited_cold)):
+                await self._live.changed()
+        except TimeoutError:
+            pass  # the way is looked at anew, and the demand repeated
+        finally:
+            self._call.end_wait()
+            exchange.allow(remaining)
+        self._waited_cold += monotonic() - began
+        if self._waited_cold >= hop.cold_timeout:
+            late = f"it did not start within {hop.cold_timeout:g} s"
+            self._remember(hop, AttemptFailed(Kind.TIMED_OUT, late))
+
+    async def _pause(self, plan: Plan) -> bool:
+        """Wait until those whose failure may have passed can be asked once more; whether there are any (rule B5)."""
+        hops = plan.overflow if self._too_long is not None else plan.hops
+        passing = [failure for hop in hops if (failure := self._failed.get(_key(hop))) is not None and failure.passing]
+        if not passing:
+            return False
+        call = self._call
+        waits = [failure.retry_after for failure in passing if failure.retry_after is not None]
+        retry_after = min(waits) if len(waits) == len(passing) else None
+        seconds = pause(call.attempts, call.exchange.remaining, retry_after, self._means.random())
+        if seconds is None or call.attempts >= self._live.gateway.max_attempts:
+            return False
+        call.begin_wait()
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            call.end_wait()
+        self._failed = {key: failure for key, failure in self._failed.items() if not failure.passing}
+        return True
+
+    def _beat(self, hop: Hop, what: str) -> None:
+        """Nobody else can answer any more, so the client may be told that it is waited for."""
+        call = self._call
+        if not call.stream:
+            return
+        if call.heartbeat is None:
+            call.heartbeat = Heartbeat(call.exchange, lambda: call.answer_head(STREAM_TYPE, hop) + STREAM_LINES)
+        call.heartbeat.what = what
+
+
+def _key(hop: Hop) -> tuple[str, str]:
+    return hop.candidate.backend, hop.candidate.model
