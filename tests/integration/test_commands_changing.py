@@ -66,6 +66,8 @@ def test_stop_start_and_restart_change_the_engine_alone(aigw: Aigw) -> None:
     aigw.run("restart")
     third = aigw.backend()["pid"]
     assert len({first, second, third}) == 3
+    told = aigw.json("why", "llamacpp")
+    assert (told["well"], told["failure"], told["lines"]) == (True, None, [])
     assert asked(aigw).status_code == 200
     assert aigw.status()["gateway"]["pid"] == gateway
 

@@ -63,7 +63,7 @@ def test_up_pulls_what_the_profile_lacks(aigw: Aigw, wheels: None) -> None:
 
 def test_a_file_is_taken_with_its_checksum(aigw: Aigw) -> None:
     source = aigw.folder / "tiny.gguf"
-    source.write_bytes(b"weights" * 1000)
+    source.write_bytes(b"GGUF" + b"weights" * 1000)
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
     aigw.run("pull", "./tiny.gguf", "--sha256", digest, "--name", "tiny")
     (model,) = pulled(aigw)
@@ -71,7 +71,7 @@ def test_a_file_is_taken_with_its_checksum(aigw: Aigw) -> None:
 
 
 def test_a_wrong_checksum_leaves_nothing(aigw: Aigw) -> None:
-    (aigw.folder / "tiny.gguf").write_bytes(b"weights" * 1000)
+    (aigw.folder / "tiny.gguf").write_bytes(b"GGUF" + b"weights" * 1000)
     said = aigw.run("pull", "./tiny.gguf", "--sha256", "0" * 64, code=1).stderr
     assert "0" * 64 in said
     assert pulled(aigw) == []

@@ -136,6 +136,46 @@ def test_runner_of_a_killed_leader_is_swept_before_the_next_start(aigw: Aigw, bi
     assert len(aigw.processes("ollama")) == 2
 
 
+def test_frozen_runner_behind_a_healthy_server_is_found_by_progress_and_replaced(
+    aigw: Aigw, binary: Path, registry: Registry, foreign: Server
+) -> None:
+    name = f"{registry.name('smollm2')}:latest"
+    more = f"""\
+  house: {{engine: ollama, attach: '{foreign.url}'}}
+routes:
+  chat: {{targets: [{{backend: ollama, model: "{name}"}}, {{backend: house, model: "{name}"}}]}}
+"""
+    section = f"binary: {binary}, models_dir: {aigw.folder}/models, env: {{HOME: {aigw.folder}}}, hang_timeout: 2s"
+    aigw.run("up", "--profile", str(write(aigw, f"{{engine: ollama, {section}}}", more)))
+    pull(aigw, registry)
+    assert said(aigw, "chat").headers["x-aigw-backend"] == "ollama"
+    server = leader(aigw)
+    (runner,) = server.children()
+    runner.suspend()
+    address = aigw.backend("ollama")["address"]
+    answer = said(aigw, "chat")
+    assert (answer.status_code, answer.headers["x-aigw-backend"]) == (200, "house")
+    assert "failed liveness probes" not in aigw.log("aigwd")
+    eventually_now(lambda: aigw.backend("ollama")["state"] == "ready", what="the fresh one", seconds=20)
+    assert not server.is_running()
+    assert not runner.is_running()
+    assert httpx.get(f"{address}/api/version", timeout=10).status_code == httpx.codes.OK
+    told = aigw.json("why", "ollama")
+    assert (told["well"], told["failure"]) == (True, "hung")
+    assert told["sentence"].endswith("hung: 1 request in flight and no progress for 2 s")
+    words = [event["event"] for event in aigw.events("events", "ollama")]
+    assert [word for word in words if word != "sweep"] == ["start", "ready", "hung", "restart", "ready"]
+    assert said(aigw, "chat").headers["x-aigw-backend"] == "ollama"
+
+
+def test_what_is_loaded_shows_within_seconds_of_a_request(aigw: Aigw, binary: Path, registry: Registry) -> None:
+    up(aigw, binary)
+    name = pull(aigw, registry)
+    assert said(aigw, name).status_code == 200
+    eventually_now(lambda: aigw.backend("ollama")["loaded"], seconds=6, what="the loaded model in the status")
+    assert f"loaded {name}:latest" in aigw.run("status").stdout
+
+
 def test_stop_takes_leader_and_runners_along(aigw: Aigw, binary: Path, registry: Registry) -> None:
     up(aigw, binary)
     assert said(aigw, pull(aigw, registry)).status_code == 200

@@ -4,7 +4,7 @@ from rich.text import Text
 
 from aigw_cli.render.look import Column, Look, Row, hanging, natural_width, packed, state_style, state_text, table
 from aigw_cli.render.text import clean, duration, memory
-from aigw_daemon.control.schema import BackendStatus, DaemonStatus, GatewayStatus, Status
+from aigw_daemon.control.schema import BackendStatus, DaemonStatus, GatewayStatus, LoadedModel, Status
 from aigw_daemon.words import State
 
 COLUMNS = (
@@ -124,7 +124,22 @@ def _below(backend: BackendStatus, row: Row, moved: list[Column], look: Look) ->
     facts = [
         _fact(column.title, row[column.title].plain) for column in moved if row[column.title].plain not in {"-", "0"}
     ]
-    return [*packed(facts, look.width, indent=_INDENT), *explanation(backend, look)]
+    return [*packed(facts, look.width, indent=_INDENT), *_in_memory(backend, look), *explanation(backend, look)]
+
+
+def _in_memory(backend: BackendStatus, look: Look) -> list[Text]:
+    """What an engine with many models has loaded, and where: a line each."""
+    return [
+        line
+        for model in backend.loaded
+        for line in hanging(f"loaded {_loaded(model)}", look.width, indent=_INDENT, style="dim")
+    ]
+
+
+def _loaded(model: LoadedModel) -> str:
+    where = f"{memory(model.gpu_memory_bytes)} on GPU" if model.gpu_memory_bytes else "on the CPU"
+    context = f", context {model.context}" if model.context else ""
+    return f"{clean(model.name)} {memory(model.memory_bytes)}, {where}{context}"
 
 
 def _fact(title: str, value: str) -> str:

@@ -7,17 +7,32 @@ with the last of those who wait for it.
 import asyncio
 import logging
 import shutil
+import stat
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 from aigw_daemon.home import Home
 from aigw_daemon.models import http
 from aigw_daemon.models.request import Phase, Plan, PullError, PullProgress, PullRequest, plan
-from aigw_daemon.models.store import BLOCK, Disk, Part, has_digest, megabytes, place, record, recorded, require_space
+from aigw_daemon.models.store import (
+    BLOCK,
+    Disk,
+    Part,
+    has_digest,
+    megabytes,
+    place,
+    record,
+    recorded,
+    remove_empty,
+    require_space,
+)
 from aigw_daemon.models.wheel import SCRATCH, Wheels
-from aigw_daemon.profile.sources import FileSource, HttpSource, PypiSource
+from aigw_daemon.profile.sources import FileSource, HttpSource, PypiSource, Source
+
+GGUF: Final = b"GGUF"
+"""The first bytes of every model file of llama.cpp."""
 
 logger = logging.getLogger(__name__)
 
@@ -133,15 +148,20 @@ class Puller:
 
     async def _run(self, flight: _Flight) -> None:
         request = flight.plan.request
+        _check_model(flight.plan.source)
         target = place(self._models, flight.plan.path)
         if await self._is_there(flight, target):
             size = target.stat().st_size
             flight.tell("done", size, size, f"{target} was there", already=True)
             return
-        with Part(target, request.size, self._disk) as part:
-            await self._fetch(flight, part)
-            flight.tell("verifying", part.size, part.size, "comparing the checksum")
-            digest = await part.commit(request.sha256, request.source)
+        try:
+            with Part(target, request.size, self._disk) as part:
+                await self._fetch(flight, part)
+                flight.tell("verifying", part.size, part.size, "comparing the checksum")
+                digest = await part.commit(request.sha256, request.source)
+        except BaseException:
+            remove_empty(self._models, target)
+            raise
         message = f"{target} ({megabytes(part.size)}, sha256 {digest})"
         flight.tell("done", part.size, part.size, message)
 
@@ -213,6 +233,29 @@ async def _watch(flight: _Flight, news: asyncio.Event) -> AsyncIterator[PullProg
             await news.wait()
 
 
+def _check_model(source: Source) -> None:
+    """A file of this machine must be a model: anything else would be copied to where engines may read it."""
+    if not isinstance(source, FileSource):
+        return
+    try:
+        if not stat.S_ISREG(source.path.stat().st_mode):
+            raise PullError("invalid", f"{source.path} is no file: give the path of a model in the format of llama.cpp")
+        with source.path.open("rb") as file:
+            begins = file.read(len(GGUF))
+    except OSError as error:
+        raise _unreadable(source.path, error) from error
+    if begins != GGUF:
+        raise PullError(
+            "invalid",
+            f"{source.path} is no GGUF file: it does not begin with the bytes {GGUF.decode()}; give the path of a "
+            "model in the format of llama.cpp",
+        )
+
+
+def _unreadable(path: Path, error: OSError) -> PullError:
+    return PullError("unreadable", f"cannot read {path}: {error.strerror}; check the path and its permissions")
+
+
 async def _copy(path: Path, part: Part, disk: Disk, report: http.Report) -> None:
     await part.begin()
     try:
@@ -224,6 +267,4 @@ async def _copy(path: Path, part: Part, disk: Disk, report: http.Report) -> None
                 await part.append(block)
                 report(part.size, total)
     except OSError as error:
-        raise PullError(
-            "unreadable", f"cannot read {path}: {error.strerror}; check the path and its permissions"
-        ) from error
+        raise _unreadable(path, error) from error

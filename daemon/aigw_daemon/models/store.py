@@ -71,6 +71,17 @@ def place(models: Path, path: str) -> Path:
     return target
 
 
+def remove_empty(models: Path, target: Path) -> None:
+    """Remove the folders of a file that did not come to be, as far as nothing is in them."""
+    for folder in target.parents:
+        if folder == models or not folder.is_relative_to(models):
+            return
+        try:
+            folder.rmdir()
+        except OSError:
+            return  # somebody else's file, or a part that a later pull goes on with
+
+
 def require_space(folder: Path, needed: int, disk: Disk) -> None:
     """Raise PullError when the disk can't take this many bytes and the margin."""
     free = disk.free(folder)

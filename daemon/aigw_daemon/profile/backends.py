@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 from aigw_daemon.profile.commands import Command, check_command, check_own_process
 from aigw_daemon.profile.scalars import (
     Duration,
+    Key,
     Limit,
     Locked,
     Memory,
@@ -186,7 +187,7 @@ class AttachableSection(ProcessSection):
     attach: Url | None = Field(
         default=None, description="Somebody else runs it at this URL: routed and probed, never started or stopped."
     )
-    api_key: Secret | None = Field(
+    api_key: Key | None = Field(
         default=None, description="Sent to an attached one; ${VARIABLE} is taken from the daemon's environment."
     )
 
@@ -289,7 +290,7 @@ class OpenaiBackend(BackendSection):
 
     engine: Literal[EngineKind.OPENAI]
     url: Url = Field(description="Its base URL, up to and with /v1.")
-    api_key: Secret | None = Field(
+    api_key: Key | None = Field(
         default=None, description="Its key; ${VARIABLE} is taken from the daemon's environment."
     )
     models: ModelList = "auto"

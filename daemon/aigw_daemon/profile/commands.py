@@ -10,11 +10,11 @@ from aigw_daemon.profile.scalars import Word, rule
 Command = tuple[Word, ...]
 
 PLACEHOLDERS: Final = ("host", "port", "model")
-_CONTAINERS: Final = frozenset({"docker", "podman", "nerdctl"})
-_VERBS: Final = frozenset({"run", "start", "exec", "compose"})
+_CONTAINERS: Final = frozenset({"docker", "podman", "nerdctl", "docker-compose", "podman-compose"})
+_VERBS: Final = frozenset({"run", "start", "exec", "compose", "up"})
 # Two braces stand for a literal one: {{port}} comes out as {port}. JSON has no name right behind a brace.
 _PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}|\{(\w+)\}")
-_IN_A_SHELL = re.compile(r"\b(docker|podman|nerdctl)\s+([^;|&]*\s)?(run|start|exec|compose)\b")
+_IN_A_SHELL = re.compile(r"\b(docker|podman|nerdctl)(-compose)?\s+([^;|&]*\s)?(run|start|exec|compose|up)\b")
 
 
 def check_own_process(command: Command) -> Command:

@@ -35,6 +35,8 @@ _LONGEST_TEXT = 40
 
 _REFERENCE = re.compile(r"\$\$\{|\$\{([^}]*)\}?")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_IN_A_HEADER = re.compile(r"([!-~]([ -~]*[!-~])?)?")
+_NO_HEADER = "must be one line of printable ASCII without blanks at its ends: it is sent in a header"
 
 
 class MissingVariableError(Exception):
@@ -133,6 +135,15 @@ class Secret:
         """The secret itself, for the one place that needs it. Raises MissingVariableError."""
         return expand(self._text, env)
 
+    @property
+    def variables(self) -> frozenset[str]:
+        """The names of the variables that it refers to."""
+        return frozenset(match[1] for match in _REFERENCE.finditer(self._text) if match[1] is not None)
+
+    def matches(self, pattern: re.Pattern[str]) -> bool:
+        """Whether the whole text is of this form, without its telling more."""
+        return pattern.fullmatch(self._text) is not None
+
     def starts_with(self, *prefixes: str) -> bool:
         """Whether it starts so, without its telling more."""
         return self._text.startswith(prefixes)
@@ -166,14 +177,38 @@ class Secret:
         return {"type": ["string", "integer"]}
 
 
+def check_key(secret: Secret) -> Secret:
+    """A key that a header can hold, as far as it is written in the profile itself."""
+    if not secret.matches(_IN_A_HEADER):
+        raise rule(_NO_HEADER, secret=True)
+    return secret
+
+
+def header_key(secret: Secret, where: str, env: Mapping[str, str]) -> str:
+    """The key itself. Raises MissingVariableError, and ValueError that names ``where`` for what no header can hold."""
+    key = secret.expand(env)
+    if not _IN_A_HEADER.fullmatch(key):
+        names = ", ".join(sorted(secret.variables))
+        raise ValueError(f"{where} {_NO_HEADER}; see what the environment has as {names}")
+    return key
+
+
 def _word(value: object) -> object:
     # An unquoted 4096 among arguments can mean nothing but its digits; 1.0 or true could lose how they were written.
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def check_url(text: str) -> str:
-    """An http or https address without user, query or fragment; one with references is checked once they are known."""
-    if "${" in check_references(text, secret=False):
+    """An http or https address without user, query or fragment; one with references is checked once they are known.
+
+    What may hold a key or a password is refused without being shown.
+    """
+    bare = _REFERENCE.sub("x", check_references(text, secret=False))
+    if "@" in bare.partition("://")[2].partition("/")[0]:
+        raise rule("a URL holds no user or password", hint="put the key into api_key", secret=True)
+    if "?" in bare or "#" in bare:
+        raise rule("a base URL has no query and no fragment", hint="put a key into api_key", secret=True)
+    if "${" in text:
         return text
     try:
         parts = urlsplit(text)
@@ -182,10 +217,6 @@ def check_url(text: str) -> str:
         usable = False
     if not usable or not text.isprintable() or " " in text:
         raise rule("must be an http or https URL such as http://127.0.0.1:11500")
-    if "@" in parts.netloc:
-        raise rule("a URL holds no user or password", hint="put the key into api_key", secret=True)
-    if parts.query or parts.fragment:
-        raise rule("a base URL has no query and no fragment")
     return text.rstrip("/")
 
 
@@ -258,6 +289,9 @@ Word = Annotated[str, BeforeValidator(_word), WithJsonSchema({"type": ["string",
 """A string of a command line: a whole number may stand unquoted."""
 
 Url = Annotated[str, AfterValidator(check_url)]
+
+Key = Annotated[Secret, AfterValidator(check_key)]
+"""A secret that is sent in a header."""
 
 Locked = Annotated[Mapping[K, V], AfterValidator(_locked), WrapSerializer(lambda value, inner: inner(dict(value)))]
 """A mapping that can't be changed."""

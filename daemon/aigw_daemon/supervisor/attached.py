@@ -6,7 +6,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from aigw_daemon.link.messages import ModelView, Secret
-from aigw_daemon.profile.scalars import MissingVariableError, check_url, expand
+from aigw_daemon.profile.scalars import MissingVariableError, check_url, expand, header_key
 from aigw_daemon.profile.scalars import Secret as ProfileSecret
 from aigw_daemon.profile.sources import is_loopback
 from aigw_daemon.supervisor.backend import Address, Backend, BackendReport, Edges, Plan
@@ -98,7 +98,8 @@ class AttachedBackend(Backend):
         section, env = self.plan.section, self._edges.environ
         base = check_url(expand(section.base_url or "", env))
         said = getattr(section, "api_key", None)
-        key = Secret(said.expand(env)) if isinstance(said, ProfileSecret) else None
+        where = f"backends.{self.name}.api_key"
+        key = Secret(header_key(said, where, env)) if isinstance(said, ProfileSecret) else None
         parts = urlsplit(base)
         # Only openai's url is given up to and with /v1; the others name a server, whose routes are below /v1.
         path = parts.path if self.plan.kind is EngineKind.OPENAI else parts.path + V1

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from aigw_cli.render.look import Look
 from aigw_cli.render.status import status_lines
-from aigw_daemon.control.schema import GatewayStatus, Status
+from aigw_daemon.control.schema import GatewayStatus, LoadedModel, Status
 from tests.support.fake_daemon import ControlC, FakeDaemon
 from tests.support.statuses import DAEMON, starter, workstation
 from tests.unit.cli.conftest import Aigw
@@ -184,3 +184,16 @@ def test_without_a_daemon_json_is_an_error_document(aigw: Aigw) -> None:
             "details": [],
         }
     }
+
+
+def test_models_in_memory_stand_below_their_ollama_with_their_share_of_the_gpu() -> None:
+    ollama, *others = workstation().backends
+    loaded = [
+        LoadedModel(name="llama3.1:latest", memory_bytes=6 * 2**30, gpu_memory_bytes=5 * 2**30, context=8192),
+        LoadedModel(name="bad\x1b[2J", memory_bytes=2**30, gpu_memory_bytes=0),
+    ]
+    status = workstation().model_copy(update={"backends": [ollama.model_copy(update={"loaded": loaded}), *others]})
+    screen = drawn(status, 80)
+    assert "\n  loaded llama3.1:latest 6.0GiB, 5.0GiB on GPU, context 8192\n" in screen
+    assert "\n  loaded bad\\x1b[2J 1.0GiB, on the CPU\n" in screen
+    assert json.loads(status.model_dump_json())["backends"][0]["loaded"][0]["gpu_memory_bytes"] == 5 * 2**30

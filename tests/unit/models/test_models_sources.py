@@ -21,7 +21,7 @@ from aigw_daemon.profile.backends import LlamacppBackend
 from aigw_daemon.profile.load import parse
 from tests.support.wait import eventually
 
-CONTENT = os.urandom(1_500_000)
+CONTENT = b"GGUF" + os.urandom(1_500_000)
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
 SOURCE = "pypi:some-model==1.0#some_model/weights.gguf"
 
@@ -169,6 +169,36 @@ async def test_a_local_file_that_is_not_there_is_told(home: Home, tmp_path: Path
     assert left(home) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("passwd", "is no GGUF file: it does not begin with the bytes GGUF"),
+        ("empty", "is no GGUF file"),
+        ("folder", "is no file"),
+        ("pipe", "is no file"),
+    ],
+)
+async def test_a_local_file_that_is_no_model_is_not_copied(home: Home, tmp_path: Path, name: str, says: str) -> None:
+    (tmp_path / "passwd").write_text("root:x:0:0\n")
+    (tmp_path / "empty").touch()
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    async with Puller(home) as puller:
+        error = await failure(puller, PullRequest("mine", f"file:{tmp_path}/{name}"))
+    assert (error.reason, says in str(error)) == ("invalid", True)
+    assert list(home.models.iterdir()) == []
+
+
+async def test_a_failed_pull_leaves_no_folder_and_a_neighbours_file_stays(home: Home, index: dict[str, str]) -> None:
+    async with Puller(home, wheels=Wheels(index)) as puller:
+        await failure(puller, PullRequest("small", SOURCE, "0" * 64))
+        assert list(home.models.iterdir()) == []
+        (home.models / "small").mkdir()
+        (home.models / "small" / "neighbour").touch()
+        await failure(puller, PullRequest("small", SOURCE, "0" * 64))
+    assert [path.name for path in (home.models / "small").iterdir()] == ["neighbour"]
+
+
 async def test_another_request_for_a_file_under_way_is_refused(home: Home, endless_pip: Path) -> None:
     wheels = Wheels({"PATH": os.environ["PATH"]}, python=str(endless_pip))
     async with Puller(home, wheels=wheels) as puller, aclosing(puller.pull(PullRequest("small", SOURCE))) as steps:
@@ -225,7 +255,7 @@ def test_a_file_in_the_models_folder_is_found_by_its_folders_name(home: Home) ->
 
 async def test_another_version_than_the_profiles_counts_as_missing(home: Home, tmp_path: Path) -> None:
     file = tmp_path / "weights.gguf"
-    file.write_bytes(b"an older one")
+    file.write_bytes(b"GGUF, an older one")
     async with Puller(home) as puller:
         await pulled(puller, PullRequest("small", f"file:{file}"))
     missing = _resolved("named", home)

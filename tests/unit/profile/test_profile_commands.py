@@ -55,6 +55,10 @@ def test_placeholder_of_a_model_needs_a_model() -> None:
         "[sudo, docker, compose, up]",
         "[sh, -c, 'exec docker run --gpus all image']",
         "[nerdctl, start, -a, name]",
+        "[env, HOME=/tmp, podman, container, run, image]",
+        "[/usr/bin/env, bash, -lc, 'cd /srv && /usr/bin/docker container run image']",
+        "[docker-compose, up]",
+        "[sh, -c, 'podman-compose up']",
     ],
 )
 @pytest.mark.parametrize("engine", ["command", "vllm, model: m"])

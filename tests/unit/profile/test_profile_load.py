@@ -169,11 +169,23 @@ def test_a_hundred_problems_are_shown_and_the_rest_counted() -> None:
         "{engine: openai, url: http://x, api_key: [sk-secret]}",
         '{engine: ollama, env: {KEY: "${sk-secret"}}',
         "{engine: openai, url: 'https://user:sk-secret@host/'}",
+        "{engine: openai, url: 'https://user:sk-secret@${HOST}/v1'}",
+        "{engine: openai, url: 'ftp://user:sk-secret@host/v1'}",
+        "{engine: openai, url: 'https://host/v1?key=sk-secret'}",
+        "{engine: ollama, attach: 'http://127.0.0.1:11434/#sk-secret'}",
+        '{engine: openai, url: http://x, api_key: "sk-secret\\nx-other: 1"}',
+        "{engine: openai, url: http://x, api_key: 'sk-secret-ä'}",
+        '{engine: vllm, attach: "http://127.0.0.1:1", api_key: "sk-secret "}',
     ],
 )
 def test_a_secret_is_in_no_error(line: str) -> None:
     (problem,) = problems_of(f"version: 1\nbackends:\n  a: {line}")
     assert "sk-secret" not in problem
+
+
+def test_key_that_no_header_can_hold_is_told_by_its_path() -> None:
+    (problem,) = problems_of('version: 1\nbackends:\n  a: {engine: openai, url: http://x, api_key: "sk\\nsecret"}')
+    assert "backends.a.api_key: must be one line of printable ASCII" in problem
 
 
 def test_a_secret_is_in_no_repr_and_no_dump() -> None:

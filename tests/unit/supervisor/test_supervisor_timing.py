@@ -304,6 +304,39 @@ async def test_url_is_degraded_at_the_first_failure_and_unreachable_at_the_third
         assert backend.report().state is State.READY
 
 
+@pytest.mark.parametrize("key", ["sk-secret\nx-other: 1", "sk-secret-ä", " sk-secret"])
+async def test_key_of_the_environment_that_no_header_can_hold_is_told_by_its_path_alone(home: Home, key: str) -> None:
+    world = FakeWorld(home, backend='{engine: openai, url: "https://models.test/v1", api_key: "${KEY}"}')
+    world.edges.environ["KEY"] = key
+    backend = AttachedBackend(world.plan, world.edges)
+    async with running(world, backend):
+        await backend.start()
+        await settle()
+        report = backend.report()
+        assert (report.state, report.failure) == (State.FAILED, "bad_setting")
+        assert report.why is not None
+        assert report.why.startswith("backends.a.api_key must be one line of printable ASCII")
+        assert report.why.endswith("see what the environment has as KEY")
+        assert "secret" not in report.why
+
+
+async def test_restart_by_hand_leaves_nothing_of_the_process_before(world: FakeWorld) -> None:
+    backend = world.managed()
+    async with running(world, backend):
+        await backend.start()
+        await settle()
+        world.launcher.running()[0].end(Exit(code=1))
+        await world.clock.advance(5)
+        assert backend.report().past is not None
+        world.launcher.log = ["its last words"]
+        world.launcher.stop_seconds = 1.0
+        await backend.restart()
+        await world.clock.advance(5)
+        report = backend.report()
+        assert (report.state, report.past, report.log_tail) == (State.READY, None, ())
+        assert len(world.launcher.leaders) == 3
+
+
 @pytest.mark.parametrize(("number", "killed", "kind"), [(9, 1, "oom_killed"), (9, 0, "exited"), (11, 1, "exited")])
 async def test_sigkill_is_the_oom_killers_when_the_kernel_has_counted_one_more(
     world: FakeWorld, number: int, killed: int, kind: str

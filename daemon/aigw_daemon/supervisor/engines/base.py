@@ -15,6 +15,7 @@ from aigw_daemon.link.messages import ModelView, Secret
 from aigw_daemon.models.resolve import Missing, ModelFile
 from aigw_daemon.profile.backends import BackendSection, LlamacppBackend
 from aigw_daemon.profile.model import Profile
+from aigw_daemon.supervisor.engines.inheriting import inherited
 from aigw_daemon.supervisor.failures import Sign
 from aigw_daemon.supervisor.gpu import ANYWHERE, Placement
 from aigw_daemon.supervisor.patience import Stage
@@ -38,10 +39,15 @@ class LaunchContext:
     api_key: Secret
     """Ours, for the engine to ask for: other users of this machine shall not walk around the gateway."""
     environ: Mapping[str, str]
-    """The daemon's."""
+    """The daemon's, from which ``${VARIABLE}`` is taken."""
     resolve: Resolve
     placement: Placement = ANYWHERE
     """Its GPUs. The variables that pin it there are added to what the engine says."""
+
+    @property
+    def inherited(self) -> Mapping[str, str]:
+        """What of ``environ`` the engine gets unasked: not the keys of others."""
+        return inherited(self.environ, self.profile, self.section)
 
 
 @dataclass(frozen=True)

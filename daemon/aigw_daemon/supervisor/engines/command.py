@@ -52,7 +52,7 @@ class CommandEngine:
         section = context.section
         if not isinstance(section, CommandBackend):
             raise TypeError(f"the backend {context.name} has no command")
-        env = {**context.environ, **own_environment(context.name, section.env, context.environ)}
+        env = {**context.inherited, **own_environment(context.name, section.env, context.environ)}
         values = {"host": LOOPBACK, "port": str(context.port), "model": section.model or ""}
         first, *rest = filled_in(section.command, values)
         found = program(first, env.get("PATH", os.defpath), "correct command in the profile, or install it")

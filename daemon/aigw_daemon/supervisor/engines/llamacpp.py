@@ -127,7 +127,7 @@ def _model_file(context: LaunchContext, section: LlamacppBackend) -> Path:
 
 def _environment(context: LaunchContext, section: LlamacppBackend) -> dict[str, str]:
     own = own_environment(context.name, section.env, context.environ)
-    return {**context.environ, **own, KEY_VARIABLE: context.api_key.value}
+    return {**context.inherited, **own, KEY_VARIABLE: context.api_key.value}
 
 
 def _runner(section: LlamacppBackend, path: str) -> tuple[str, ...]:

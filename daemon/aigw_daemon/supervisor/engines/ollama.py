@@ -64,7 +64,7 @@ class OllamaEngine:
         if ADDRESS_VARIABLE in own:
             text = f"env of the backend {context.name} sets {ADDRESS_VARIABLE}, which aigw sets: give it port instead"
             raise unrunnable(FailureKind.BAD_SETTING, text)
-        env = {**context.environ, **dict(_settings(section)), **own, ADDRESS_VARIABLE: f"{LOOPBACK}:{context.port}"}
+        env = {**context.inherited, **dict(_settings(section)), **own, ADDRESS_VARIABLE: f"{LOOPBACK}:{context.port}"}
         advice = "install Ollama, set binary to it, or attach: to one that runs elsewhere"
         found = program(section.binary or BINARY, env.get("PATH", os.defpath), advice)
         return Launch((found, "serve", *section.args), env, (Path(found),))

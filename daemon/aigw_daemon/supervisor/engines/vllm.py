@@ -142,7 +142,7 @@ class VllmEngine:
         if not isinstance(section, VllmBackend) or section.model is None:
             raise unrunnable(FailureKind.BAD_SETTING, f"the backend {context.name} names no model: add model: NAME")
         own = own_environment(context.name, section.env, context.environ)
-        env = {**context.environ, **own, KEY_VARIABLE: context.api_key.value}
+        env = {**context.inherited, **own, KEY_VARIABLE: context.api_key.value}
         model, files = _model(section.model)
         runner = _runner(section, env.get("PATH", os.defpath))
         named = (model,) if runner[-1] == "serve" else ("--model", model)
