@@ -24,8 +24,11 @@ ANSWER = json.dumps(
 MODELS = json.dumps({"object": "list", "data": [{"id": MODEL, "object": "model", "created": 1, "owned_by": "bench"}]})
 
 EVENTS_PER_SECOND = 100
-EVENT_MARK = b'"content":" fox"'
-"""Occurs once in each counted event."""
+"""In each busy stream."""
+IDLE_EVENTS_PER_SECOND = 1 / 120
+"""In each idle one: between two events lies more time than its measurement takes."""
+EVENT_MARK = b'" fox"'
+"""Occurs once in each counted event, also where a proxy writes the JSON anew."""
 
 
 def _event(delta: dict[str, str], finish_reason: str | None) -> bytes:

@@ -1,6 +1,7 @@
-"""The bare relay once more, on the gateway's own server in the place of uvicorn's.
+"""The yardstick for aigw: the gateway's own server, a dispatcher and the upstream client, without any feature.
 
-Between this and nginx lies the price of Python, between this and aigw the price of aigw's features.
+Relays POST /v1/chat/completions to one fixed upstream, streamed and not. Between this and nginx lies the price of
+Python, between this and aigw the price of aigw's features.
 """
 
 import argparse
@@ -10,7 +11,7 @@ import uvloop
 
 from aigw_daemon.gateway.server.exchange import Exchange
 from aigw_daemon.gateway.server.server import Server
-from aigw_daemon.gateway.upstream.base import Address, Response, request_head
+from aigw_daemon.gateway.upstream.base import Address, Response, Upstream, request_head
 from aigw_daemon.gateway.upstream.pool import PooledClient
 from aigw_daemon.gateway.wire import ApiError, status_line
 from aigw_daemon.link.messages import GatewayView
@@ -21,8 +22,8 @@ _BACKLOG = 1024
 class BareRelay:
     """What the server serves: one look-up in a dictionary, then the relay."""
 
-    def __init__(self, upstream: Address) -> None:
-        self._client = PooledClient()
+    def __init__(self, upstream: Address, client: Upstream | None = None) -> None:
+        self._client = client or PooledClient()
         self._upstream = upstream
         self._head = request_head(
             "POST", "/v1/chat/completions", upstream.authority, [("content-type", "application/json")]

@@ -1,85 +1,127 @@
-"""The three measurements: requests per second, latency of one request at a time, CPU time per streamed event."""
+"""The measurements: requests per second, latency of one request at a time, CPU time per event, memory of streams."""
 
 import json
 import re
 import subprocess
 import sys
-from dataclasses import dataclass, field
-from statistics import median
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from scripts.bench.answers import EVENTS_PER_SECOND
-from scripts.bench.machine import BenchError, cpu_seconds, pinned
-from scripts.bench.proxies import HERE, Proxy
+from scripts.bench.figures import IDLE_STREAMS, STREAMS, Figures
+from scripts.bench.machine import BenchError, cpu_seconds, memory_mb, pinned
+from scripts.bench.proxy import HERE, Proxy
 
-CONNECTIONS = 32
-STREAMS = 64
-_GRACE_SECONDS = 15
+Measurement = Callable[[Proxy, int, int, Figures], None]
+"""Of a proxy, with the load on this core, for so many seconds, into these figures. Raises BenchError."""
+
+_PATIENCE_SECONDS = 90
+"""How long a slow proxy may take for the events of its streams, beyond the time that they are sent in."""
 _UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 
 
-@dataclass
-class Figures:
-    """What was measured of one proxy, one entry per round."""
-
-    requests_per_second: list[float] = field(default_factory=list)
-    cpu_us_per_request: list[float] = field(default_factory=list)
-    p50_ms: list[float] = field(default_factory=list)
-    p99_ms: list[float] = field(default_factory=list)
-    cpu_us_per_event: list[float] = field(default_factory=list)
-    lost_streams: int = 0
-    failed: str = ""
-
-    def typical(self, name: str) -> float | None:
-        """The median over the rounds, or None where there is none."""
-        values: list[float] = getattr(self, name)
-        return median(values) if values else None
-
-
 def requests(proxy: Proxy, core: int, seconds: int, figures: Figures) -> None:
-    """One round of requests per second at 32 connections."""
+    """Requests per second on 32 connections, and what each costs."""
     pids = proxy.pids()
     before = cpu_seconds(pids)
-    report = _wrk(proxy, core, seconds, CONNECTIONS)
+    report = _wrk(proxy, core, seconds, 32)
     spent = cpu_seconds(pids) - before
-    figures.requests_per_second.append(_number(r"Requests/sec:\s+([\d.]+)", report))
+    figures.requests_32.append(_rate(report))
     if pids:
         figures.cpu_us_per_request.append(spent * 1e6 / _number(r"(\d+) requests in", report))
 
 
+def crowd(proxy: Proxy, core: int, seconds: int, figures: Figures) -> None:
+    """Requests per second on 256 connections."""
+    figures.requests_256.append(_rate(_wrk(proxy, core, seconds, 256)))
+
+
 def latency(proxy: Proxy, core: int, seconds: int, figures: Figures) -> None:
-    """One round of one request at a time."""
+    """One request at a time: how many a second, and how long they take."""
     report = _wrk(proxy, core, seconds, 1)
+    figures.requests_1.append(_rate(report))
     figures.p50_ms.append(_percentile(50, report))
     figures.p99_ms.append(_percentile(99, report))
 
 
 def streams(proxy: Proxy, core: int, seconds: int, figures: Figures) -> None:
-    """One round of 64 streams at once, of 100 events a second each."""
+    """100 streams at once, of 100 events a second each."""
     pids = proxy.pids()
     before = cpu_seconds(pids)
-    options = ["--port", str(proxy.port), "--streams", str(STREAMS), "--timeout", str(seconds + _GRACE_SECONDS)]
-    command = pinned(core, sys.executable, "-m", "scripts.bench.stream_load", *options)
+    command = _stream_load(proxy, core, STREAMS, seconds * EVENTS_PER_SECOND, seconds + _PATIENCE_SECONDS)
     done = subprocess.run(command, cwd=HERE.parent.parent, capture_output=True, text=True, check=False)
     if done.returncode:
         raise BenchError(f"the stream load failed on {proxy.name}: {done.stderr[-300:]}")
     spent = cpu_seconds(pids) - before
     came = json.loads(done.stdout)
     figures.lost_streams += STREAMS - came["whole"]
-    if came["events"] < STREAMS * seconds * EVENTS_PER_SECOND // 2:
-        raise BenchError(f"{proxy.name} lost most events: {came['events']} of {STREAMS * seconds * EVENTS_PER_SECOND}")
+    expected = STREAMS * seconds * EVENTS_PER_SECOND
+    if came["events"] < expected // 2:
+        raise BenchError(f"{proxy.name} lost most events: {came['events']} of {expected} came")
     if pids:
         figures.cpu_us_per_event.append(spent * 1e6 / came["events"])
 
 
+def memory(proxy: Proxy, core: int, _seconds: int, figures: Figures) -> None:
+    """What it takes at its start, and with 1,000 streams open that wait for their next event."""
+    if proxy.pids():
+        figures.started_mb.append(memory_mb(proxy.pids()).pss)
+    with _idle_streams(proxy, core) as came:
+        figures.lost_idle_streams += IDLE_STREAMS - came
+        if proxy.pids():
+            taken = memory_mb(proxy.pids())
+            figures.streaming_mb.append(taken.pss)
+            figures.streaming_rss_mb.append(taken.rss)
+
+
+@contextmanager
+def _idle_streams(proxy: Proxy, core: int) -> Iterator[int]:
+    """Holds the streams open; yields how many have begun."""
+    command = [*_stream_load(proxy, core, IDLE_STREAMS, IDLE_STREAMS, _PATIENCE_SECONDS), "--hold"]
+    with subprocess.Popen(
+        command, cwd=HERE.parent.parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as load:
+        try:
+            line = load.stdout.readline() if load.stdout else ""
+            if not line:
+                raise BenchError(f"the stream load failed on {proxy.name}: it could not open {IDLE_STREAMS} streams")
+            yield json.loads(line)["open"]
+        finally:
+            # Its standard input ends here, and with that the streams.
+            load.communicate()
+
+
+def _stream_load(proxy: Proxy, core: int, streams: int, events: int, timeout: int) -> list[str]:
+    options = {"--port": proxy.port, "--streams": streams, "--events": events, "--timeout": timeout}
+    arguments = [part for name, value in options.items() for part in (name, str(value))]
+    headers = [f"--header={name}: {value}" for name, value in proxy.headers.items()]
+    return pinned(core, sys.executable, "-m", "scripts.bench.stream_load", *arguments, *headers)
+
+
 def _wrk(proxy: Proxy, core: int, seconds: int, connections: int) -> str:
     url = f"http://127.0.0.1:{proxy.port}/v1/chat/completions"
-    options = ["-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", str(HERE / "post.lua")]
-    done = subprocess.run(pinned(core, "wrk", *options, url), capture_output=True, text=True, check=True)
+    # A slow proxy keeps the last of 256 connections waiting for longer than wrk's two seconds.
+    options = [
+        "-t1",
+        f"-c{connections}",
+        f"-d{seconds}s",
+        "--timeout",
+        "60s",
+        "--latency",
+        "-s",
+        str(HERE / "post.lua"),
+    ]
+    headers = [part for name, value in proxy.headers.items() for part in ("-H", f"{name}: {value}")]
+    done = subprocess.run(pinned(core, "wrk", *options, *headers, url), capture_output=True, text=True, check=True)
     if refused := re.search(r"Non-2xx or 3xx responses: (\d+)", done.stdout):
         raise BenchError(f"{proxy.name} answered {refused[1]} requests with an error")
     if broken := re.search(r"Socket errors: .*", done.stdout):
         raise BenchError(f"{proxy.name}: {broken[0]}")
     return done.stdout
+
+
+def _rate(report: str) -> float:
+    return _number(r"Requests/sec:\s+([\d.]+)", report)
 
 
 def _number(pattern: str, report: str) -> float:

@@ -1,26 +1,30 @@
 """The gateway's overhead: all proxies in one run, in turns, on the same core, before the same upstream.
 
-`scripts/bench/overhead` starts it. Rounds go A B C A B C, so that a slow minute of the machine hits all alike.
+`scripts/bench/overhead` starts it. Rounds go A B C A B C, so that a slow minute of the machine hits all alike. Slow
+proxies get two seconds of each turn.
 """
 
 import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
 
 from scripts.bench import machine, measure, report
-from scripts.bench.answers import EVENTS_PER_SECOND
+from scripts.bench.answers import EVENTS_PER_SECOND, IDLE_EVENTS_PER_SECOND
+from scripts.bench.figures import Figures, Results
 from scripts.bench.machine import BenchError, Cores
-from scripts.bench.measure import Figures
-from scripts.bench.proxies import ALL, FixedUpstream, Proxy, StreamUpstream
+from scripts.bench.measure import Measurement
+from scripts.bench.proxies import ALL
+from scripts.bench.proxy import Proxy
+from scripts.bench.upstreams import FixedUpstream, StreamUpstream
 
-Measurement = Callable[[Proxy, int, int, Figures], None]
-Results = dict[str, Figures]
+TOPICS = ("requests", "streams", "memory")
+_WIDTH = 160
 
 _progress = Console(stderr=True)
 
@@ -30,6 +34,7 @@ def main() -> int:
     options = _options()
     try:
         machine.check_tools()
+        machine.allow_many_files()
         cores = machine.cores()
         described = machine.describe()
         with tempfile.TemporaryDirectory(prefix="aigw-bench-") as base:
@@ -37,24 +42,33 @@ def main() -> int:
     except BenchError as error:
         print(error, file=sys.stderr)
         return 2
-    # The file the table goes to may be no terminal; lines must not be cut there.
-    Console(width=None if sys.stdout.isatty() else 160).print(report.table(results))
+    _tell(options, described, results)
+    return 1 if any(figures.failed for figures in results.values()) else 0
+
+
+def _tell(options: argparse.Namespace, described: dict[str, str | int | float], results: Results) -> None:
+    # The file the tables go to may be no terminal; lines must not be cut there.
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH)
+    for topic in report.topics(results):
+        console.print(report.table(topic))
+    for note in report.notes(results):
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
+    settings = {"rounds": options.rounds, "seconds": options.seconds}
     if options.json:
-        settings = {"rounds": options.rounds, "seconds": options.seconds}
         options.json.write_text(json.dumps(report.data(described, settings, results), indent=2) + "\n")
-    failed = {name: figures.failed for name, figures in results.items() if figures.failed}
-    for name, why in failed.items():
-        print(f"{name}: {why}", file=sys.stderr)
-    return 1 if failed else 0
+    if options.markdown:
+        options.markdown.write_text(report.page(described, settings, results))
 
 
 def _options() -> argparse.Namespace:
     names = [proxy.name for proxy in ALL]
     parser = argparse.ArgumentParser(prog="scripts/bench/overhead", description=__doc__)
     parser.add_argument("--only", action="append", choices=names, help="measure only this proxy; can be repeated")
+    parser.add_argument("--topic", action="append", choices=TOPICS, help="measure only this; can be repeated")
     parser.add_argument("--rounds", type=int, default=3, help="how many turns each proxy gets (default 3)")
     parser.add_argument("--seconds", type=int, default=4, help="how long each turn is (default 4)")
-    parser.add_argument("--json", type=Path, help="also write everything to this file")
+    parser.add_argument("--json", type=Path, help="also write everything, every round too, to this file")
+    parser.add_argument("--markdown", type=Path, help="also write the tables to this file, for a page")
     return parser.parse_args()
 
 
@@ -63,29 +77,39 @@ def _measure_all(base: Path, cores: Cores, options: argparse.Namespace) -> Resul
     results = {proxy.name: Figures() for proxy in chosen}
     proxies = [proxy(base / proxy.__name__, cores.proxy) for proxy in chosen]
     turns = (options.rounds, options.seconds, cores.load)
-    fixed = FixedUpstream(base / "fixed-upstream", cores.upstream)
-    with _before(fixed, proxies, results) as running:
-        _in_turns("requests per second", measure.requests, running, turns, results)
-        _in_turns("latency", measure.latency, running, turns, results)
-    stream = StreamUpstream(base / "stream-upstream", cores.upstream, options.seconds * EVENTS_PER_SECOND)
-    streamed = [proxy for proxy in proxies if not results[proxy.name].failed]
-    with _before(stream, streamed, results) as running:
-        _in_turns("streams", measure.streams, running, turns, results)
+    wanted = options.topic or TOPICS
+    if "requests" in wanted:
+        with _before(FixedUpstream(base / "fixed-upstream", cores.upstream), proxies, results) as running:
+            _in_turns("32 connections", measure.requests, running, turns, results)
+            _in_turns("256 connections", measure.crowd, running, turns, results)
+            _in_turns("one connection", measure.latency, running, turns, results)
+    if "streams" in wanted:
+        busy = StreamUpstream(base / "stream-upstream", cores.upstream, EVENTS_PER_SECOND)
+        with _before(busy, proxies, results) as running:
+            _in_turns("streams", measure.streams, running, turns, results)
+    if "memory" in wanted:
+        idle = StreamUpstream(base / "idle-upstream", cores.upstream, IDLE_EVENTS_PER_SECOND)
+        # Once is enough: memory hardly varies, and what earlier rounds leave behind would count.
+        with _before(idle, proxies, results) as running:
+            _in_turns("idle streams", measure.memory, running, (1, *turns[1:]), results)
     return results
 
 
 @contextmanager
 def _before(upstream: Proxy, proxies: list[Proxy], results: Results) -> Iterator[list[Proxy]]:
     """Starts the upstream and the proxies in front of it; one that doesn't start is out of the run."""
-    upstream.start(0)
     running: list[Proxy] = []
     try:
+        upstream.start(0)
         for proxy in proxies:
+            if results[proxy.name].failed:
+                continue
+            _progress.print(f"start {proxy.name}", highlight=False)
             try:
                 proxy.start(upstream.port)
                 running.append(proxy)
             except BenchError as error:
-                results[proxy.name].failed = str(error)
+                _leave_out(proxy, error, results)
         yield running
     finally:
         for proxy in running:
@@ -104,9 +128,14 @@ def _in_turns(
                 continue
             _progress.print(f"{title}: round {number + 1} of {rounds}, {proxy.name}", highlight=False)
             try:
-                measurement(proxy, core, seconds, figures)
+                measurement(proxy, core, proxy.seconds(seconds), figures)
             except BenchError as error:
-                figures.failed = str(error)
+                _leave_out(proxy, error, results)
+
+
+def _leave_out(proxy: Proxy, error: BenchError, results: Results) -> None:
+    results[proxy.name].failed = str(error)
+    _progress.print(f"{proxy.name} is left out from here on: {error}", highlight=False, markup=False)
 
 
 if __name__ == "__main__":

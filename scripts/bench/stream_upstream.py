@@ -1,10 +1,12 @@
-"""The fixed upstream of the stream benchmark: each stream gets 100 events a second, spread evenly over time.
+"""The fixed upstream of the stream benchmarks: each stream gets as many events as `max_tokens` asks for.
 
-A plain asyncio.Protocol on uvloop, so that it costs far less than any proxy before it.
+They come at one rate, spread evenly over time and streams. A plain asyncio.Protocol on uvloop, so that it costs far
+less than any proxy before it.
 """
 
 import argparse
 import asyncio
+import re
 from typing import cast, final
 
 import uvloop
@@ -13,7 +15,6 @@ from scripts.bench.answers import (
     ANSWER,
     DONE,
     EVENT,
-    EVENTS_PER_SECOND,
     LAST_EVENT,
     MODELS,
     USAGE_EVENT,
@@ -21,6 +22,8 @@ from scripts.bench.answers import (
 
 # Streams take turns, so that their events don't reach the proxy all at the same moment.
 _TURNS = 10
+_BACKLOG = 2048
+_ASKED = re.compile(rb'"max_tokens":\s*(\d+)')
 _STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
@@ -40,9 +43,9 @@ _EVENT_CHUNK = _chunk(EVENT)
 class Pacer:
     """Sends the next event to each stream when its turn has come."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, events: int) -> None:
-        self.events = events
+    def __init__(self, loop: asyncio.AbstractEventLoop, events_per_second: float) -> None:
         self._loop = loop
+        self._step = 1 / (events_per_second * _TURNS)
         self._turns: list[set[Conversation]] = [set() for _ in range(_TURNS)]
         self._joined = 0
         self._next = loop.time()
@@ -58,7 +61,7 @@ class Pacer:
     def _tick(self, number: int) -> None:
         for conversation in tuple(self._turns[number]):
             conversation.send_event()
-        self._next += 1 / (EVENTS_PER_SECOND * _TURNS)
+        self._next += self._step
         self._loop.call_at(self._next, self._tick, (number + 1) % _TURNS)
 
 
@@ -101,8 +104,10 @@ class Conversation(asyncio.Protocol):
     def _answer(self, head: bytes, body: bytes) -> None:
         if b'"stream":true' in body.replace(b" ", b""):
             self._usage = USAGE_EVENT if b"include_usage" in body else b""
-            self._left = self._pacer.events
-            self._transport.write(_STREAM_HEAD)
+            asked = _ASKED.search(body)
+            # The first event comes with the head, so that a stream that rests afterwards has begun.
+            self._left = int(asked[1]) - 1 if asked else 0
+            self._transport.write(_STREAM_HEAD + _EVENT_CHUNK)
             self._turn = self._pacer.join(self)
         elif head.startswith(b"GET /v1/models"):
             self._transport.write(_json(MODELS))
@@ -110,11 +115,11 @@ class Conversation(asyncio.Protocol):
             self._transport.write(_json(ANSWER))
 
 
-async def serve(port: int, events: int) -> None:
-    """Answers on loopback until the process ends; `events` per stream."""
+async def serve(port: int, events_per_second: float) -> None:
+    """Answers on loopback until the process ends; so many events per second in each stream."""
     loop = asyncio.get_running_loop()
-    pacer = Pacer(loop, events)
-    server = await loop.create_server(lambda: Conversation(pacer), "127.0.0.1", port)
+    pacer = Pacer(loop, events_per_second)
+    server = await loop.create_server(lambda: Conversation(pacer), "127.0.0.1", port, backlog=_BACKLOG)
     await server.serve_forever()
 
 
@@ -122,9 +127,9 @@ def main() -> None:
     """Reads the options and serves."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--events", type=int, required=True, help="events per stream")
+    parser.add_argument("--events-per-second", type=float, required=True, help="in each stream")
     options = parser.parse_args()
-    uvloop.run(serve(options.port, options.events))
+    uvloop.run(serve(options.port, options.events_per_second))
 
 
 if __name__ == "__main__":

@@ -5,74 +5,101 @@ import json
 import pytest
 from rich.console import Console
 
-from scripts.bench import answers, measure, report
-from scripts.bench.machine import BenchError
-from scripts.bench.measure import Figures
+from scripts.bench import ratios, report
+from scripts.bench.figures import Figures
+from scripts.bench.ratios import YARDSTICK
 
 RESULTS = {
-    "direct": Figures([60_000, 50_000, 70_000], [], [0.03, 0.05, 0.04], [0.1, 0.1, 0.2]),
-    "nginx": Figures([20_000, 30_000, 10_000], [20.0, 30.0, 40.0], [0.14, 0.1, 0.2], [0.3, 0.3, 0.3], [15.0]),
-    "bare relay": Figures([8_000], [70.0], [0.24], [0.5], [30.0]),
-    "aigw": Figures(failed="aigw up failed with exit code 3: no such engine\nand more"),
+    "direct": Figures(requests_32=[60_000, 50_000, 70_000], p50_ms=[0.03, 0.05, 0.04], p99_ms=[0.1, 0.1, 0.2]),
+    "nginx": Figures(requests_32=[20_000, 30_000, 10_000], p50_ms=[0.14, 0.1, 0.2], cpu_us_per_event=[15.0]),
+    YARDSTICK: Figures(requests_32=[10_000], p50_ms=[0.24], p99_ms=[0.5], cpu_us_per_event=[30.0]),
+    "bare relay on uvicorn": Figures(requests_32=[5_000]),
+    "vllm-router": Figures(requests_32=[4_000]),
+    "litellm": Figures(failed="it can't be installed: cannot reach the package index"),
+    "aigw": Figures(
+        requests_32=[6_500],
+        p50_ms=[0.34],
+        cpu_us_per_event=[48.0],
+        started_mb=[80.0],
+        streaming_mb=[90.0],
+        streaming_rss_mb=[120.0],
+        lost_idle_streams=500,
+    ),
 }
 
 
-def test_ratios_and_additions_are_of_the_medians() -> None:
-    relay = report.summary(RESULTS, "bare relay")
-    assert relay == pytest.approx(
+def test_the_yardstick_is_the_relay_on_the_gateways_own_server() -> None:
+    assert YARDSTICK == "bare relay"
+    assert all(YARDSTICK in verdict for verdict in ratios.verdicts(RESULTS)[:-1])
+
+
+def test_ratios_are_of_the_medians_of_one_run() -> None:
+    rate = ratios.typical("requests_32")
+    assert {pair: ratios.ratio(RESULTS, pair, rate) for pair in ratios.PAIRS} == pytest.approx(
         {
-            "requests_per_second": 8_000,
-            "of_nginx": 0.4,
-            "of_bare_relay": 1.0,
-            "cpu_us_per_request": 70.0,
-            "added_p50_ms": 0.2,
-            "added_p99_ms": 0.4,
-            "cpu_us_per_event": 30.0,
+            ("aigw", "bare relay"): 0.65,
+            ("bare relay", "nginx"): 0.5,
+            ("aigw", "nginx"): 0.325,
+            ("aigw", "vllm-router"): 1.625,
+            ("aigw", "bare relay on uvicorn"): 1.3,
         }
     )
 
 
-def test_what_was_not_measured_is_left_open() -> None:
-    alone = report.summary({"nginx": RESULTS["nginx"]}, "nginx")
-    assert (alone["of_nginx"], alone["of_bare_relay"], alone["added_p50_ms"]) == (1.0, None, None)
+def test_what_a_proxy_adds_is_what_it_takes_beyond_direct() -> None:
+    added = ratios.added("p50_ms")
+    assert added(RESULTS, "aigw") == pytest.approx(0.3)
+    assert added(RESULTS, "direct") is None
+    assert added({"aigw": RESULTS["aigw"]}, "aigw") is None
 
 
-def test_the_table_says_why_a_proxy_has_no_figures() -> None:
+def test_each_floor_is_said_to_be_met_or_missed() -> None:
+    assert ratios.verdicts(RESULTS) == [
+        "requests per second on 32 connections: 0.65 of the bare relay's; floor at least 0.60: met",
+        "CPU time per streamed event: 1.60 of the bare relay's; floor at most 1.50: MISSED",
+        "added p50 on one connection: 1.50 of the bare relay's; floor at most 2.00: met",
+        "requests per second on 32 connections: 1.62 of vllm-router's; the aim is to be ahead",
+    ]
+
+
+def test_nothing_is_said_of_what_was_not_measured() -> None:
+    alone = {"nginx": RESULTS["nginx"]}
+    assert ratios.verdicts(alone) == []
+    assert [topic.title for topic in report.topics(alone)] == [
+        "Requests, by connections",
+        "100 streams of 100 events a second",
+    ]
+
+
+def test_memory_of_a_stream_is_shared_among_those_that_were_open() -> None:
+    assert ratios.per_stream_kb(RESULTS, "aigw") == pytest.approx(20.0)
+    assert ratios.per_stream_kb(RESULTS, "nginx") is None
+
+
+def test_the_tables_for_a_terminal_and_for_a_page_say_the_same() -> None:
     console = Console(width=200)
     with console.capture() as shown:
-        console.print(report.table(RESULTS))
-    assert "aigw up failed with exit code 3: no such engine" in " ".join(shown.get().split())
-    assert "8,000" in shown.get()
+        for topic in report.topics(RESULTS):
+            console.print(report.table(topic))
+    page = report.page({"cores": 2}, {"rounds": 3}, RESULTS)
+    cells = [cell for topic in report.topics(RESULTS) for row in topic.rows for cell in row]
+    assert "6,500" in cells
+    assert all(cell in shown.get() and cell in page for cell in cells)
+
+
+def test_a_page_holds_one_table_per_topic() -> None:
+    lines = report.page({"cores": 2}, {"rounds": 3}, RESULTS).splitlines()
+    assert lines[0] == "cores 2, rounds 3."
+    titles = [line.removeprefix("### ") for line in lines if line.startswith("### ")]
+    assert titles == [topic.title for topic in report.topics(RESULTS)]
+    assert "| aigw | - | 6,500 | - | - |" in lines
+
+
+def test_a_proxy_that_was_left_out_is_named_with_the_reason() -> None:
+    assert report.notes(RESULTS)[-1] == "LEFT OUT: litellm: it can't be installed: cannot reach the package index"
 
 
 def test_the_data_holds_every_round_and_is_plain_json() -> None:
     written = json.loads(json.dumps(report.data({"cores": 2}, {"rounds": 3}, RESULTS)))
-    assert written["proxies"]["nginx"]["rounds"]["requests_per_second"] == [20_000, 30_000, 10_000]
-    assert written["proxies"]["aigw"]["rounds"]["failed"].startswith("aigw up failed")
-
-
-WRK = """Running 4s test @ http://127.0.0.1:1/v1/chat/completions
-  Latency Distribution
-     50%  240.00us
-     75%    0.90ms
-     90%    1.10s
-     99%    5.79ms
-  9693 requests in 4.10s, 4.05MB read
-Requests/sec:   2364.65
-"""
-
-
-@pytest.mark.parametrize(("percent", "milliseconds"), [(50, 0.24), (75, 0.9), (90, 1100.0), (99, 5.79)])
-def test_latencies_are_read_in_whatever_unit_wrk_chose(percent: int, milliseconds: float) -> None:
-    assert measure._percentile(percent, WRK) == pytest.approx(milliseconds)
-
-
-def test_output_that_wrk_never_had_is_an_error() -> None:
-    with pytest.raises(BenchError, match="wrk said something unexpected"):
-        measure._percentile(50, "wrk: unable to connect")
-
-
-def test_each_counted_event_holds_its_mark_once() -> None:
-    assert answers.EVENT.count(answers.EVENT_MARK) == 1
-    assert all(answers.EVENT_MARK not in other for other in (answers.LAST_EVENT, answers.USAGE_EVENT, answers.DONE))
-    assert 350 <= len(answers.ANSWER) <= 450
+    assert written["proxies"]["nginx"]["requests_32"] == [20_000, 30_000, 10_000]
+    assert written["ratios"]["aigw / bare relay"]["requests/s, 32"] == pytest.approx(0.65)

@@ -1,7 +1,6 @@
-"""The yardstick for aigw: a dispatcher and the upstream client, an ASGI application on uvicorn as it comes.
+"""The bare relay once more, as an ASGI application on uvicorn as it comes: what the gateway's own server is worth.
 
-Relays POST /v1/chat/completions to one fixed upstream, streamed and not, without any feature. `bare_server.py` does
-the same on the gateway's own server.
+The yardstick is `bare_server.py`, which does the same on that server.
 """
 
 import argparse
