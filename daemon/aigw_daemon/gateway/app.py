@@ -1,7 +1,8 @@
 """The FastAPI application behind the dispatcher: models, health and the description of the whole surface."""
 
+from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import msgspec
 from fastapi import FastAPI, Request, Response
@@ -17,24 +18,25 @@ from aigw_daemon.gateway.openapi import describe
 from aigw_daemon.gateway.routing import RoutingTable, resolve
 from aigw_daemon.gateway.schema import ERROR, Health, Model, ModelList, Probe
 from aigw_daemon.gateway.wire import ApiError
-from aigw_daemon.link.messages import Snapshot
 from aigw_daemon.version import AIGW_VERSION
 
 _JSON = "application/json"
+Source = TypeVar("Source")
 
 
-class _HealthCache:
-    """The answer of ``/health``, made once per snapshot."""
+class _Kept(Generic[Source]):
+    """An answer made once per snapshot, or per table of one: it is asked for far more often than they change."""
 
-    def __init__(self) -> None:
-        self._of: Snapshot | None = None
-        self._made: tuple[int, bytes] | None = None
+    def __init__(self, make: Callable[[Source], tuple[int, Any]]) -> None:
+        self._make = make
+        self._last: tuple[Source, tuple[int, bytes]] | None = None
 
-    def get(self, snapshot: Snapshot | None) -> tuple[int, bytes]:
-        if self._made is None or snapshot is not self._of:
-            status, content = health_of(snapshot)
-            self._of, self._made = snapshot, (status, msgspec.json.encode(content))
-        return self._made
+    def get(self, source: Source) -> Response:
+        if self._last is None or source is not self._last[0]:
+            status, content = self._make(source)
+            self._last = source, (status, msgspec.json.encode(content))
+        status, body = self._last[1]
+        return Response(body, status, media_type=_JSON)
 
 
 def build_app(live: Live) -> FastAPI:
@@ -50,8 +52,11 @@ def build_app(live: Live) -> FastAPI:
 
 
 def _add_models(app: FastAPI, live: Live) -> None:
+    # A thousand models of a cloud take some 30 ms to list.
+    listing = _Kept[RoutingTable](lambda table: (200, model_list(table, live.gateway.provider)))
+
     async def models() -> Response:
-        return _json(200, model_list(_table(live), live.gateway.provider))
+        return listing.get(_table(live))
 
     async def model(model_id: str) -> Response:
         table = _table(live)
@@ -84,11 +89,10 @@ def _add_models(app: FastAPI, live: Live) -> None:
 
 
 def _add_health(app: FastAPI, live: Live) -> None:
-    cache = _HealthCache()
+    kept = _Kept(health_of)
 
     async def health() -> Response:
-        status, body = cache.get(live.snapshot)
-        return Response(body, status, media_type=_JSON)
+        return kept.get(live.snapshot)
 
     async def alive() -> Response:
         return _json(200, {"status": "ok", "reasons": []})

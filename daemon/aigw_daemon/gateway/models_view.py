@@ -42,5 +42,5 @@ def _chosen(table: RoutingTable, decision: Decision) -> tuple[BackendView, Model
     for candidate in (*decision.kept, *decision.candidates):
         backend = table.backends.get(candidate.backend)
         if backend is not None:
-            return backend, next((view for view in backend.models if view.id == candidate.model), None)
+            return backend, table.view(candidate)
     return None

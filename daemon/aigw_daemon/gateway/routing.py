@@ -5,7 +5,6 @@ What a name stands for is decided in `matching`, who can answer in `ability`. Th
 targets, never for a name that nothing matches.
 """
 
-import difflib
 from collections.abc import Iterable
 
 import msgspec
@@ -13,7 +12,8 @@ import msgspec
 from aigw_daemon.gateway.ability import candidates, unspoken
 from aigw_daemon.gateway.decision import CALM, Ask, Candidate, Conditions, Decision, Readiness
 from aigw_daemon.gateway.matching import DEFAULT_TAG, Match, Names, served_name
-from aigw_daemon.link.messages import Snapshot
+from aigw_daemon.gateway.nearness import Nearness
+from aigw_daemon.link.messages import ModelView, Snapshot
 
 __all__ = [
     "CALM",
@@ -24,11 +24,9 @@ __all__ = [
     "Decision",
     "Readiness",
     "RoutingTable",
-    "nearest",
     "resolve",
 ]
 
-NEAREST_NAMES = 3
 INSTEAD_NAMES = 10
 """How many models are named to a client that asks for an endpoint which its model doesn't speak."""
 
@@ -42,20 +40,30 @@ class RoutingTable:
         self.made: dict[tuple[str, str], Decision] = {}
         """Decisions for routes and aliases asked by their very names, by endpoint and name."""
         self._speakers: dict[str, tuple[str, ...]] = {}
+        self._nearness: Nearness | None = None
 
     def names(self) -> list[str]:
         """Every name that can be asked for, patterns aside: routes first, then models that backends list."""
         return self._names.all()
 
+    def view(self, candidate: Candidate) -> ModelView | None:
+        """The candidate's model as its backend lists it; None for one that it doesn't list."""
+        return self._names.served.get(candidate.backend, {}).get(candidate.model)
+
     def decide(self, ask: Ask, conditions: Conditions) -> Decision:
         """See `resolve`."""
         match = self._names.match(ask.model)
         if match is None:
-            return Decision(ask.model, None, None, (), nearest=nearest(ask.model, self.names()), endpoint=ask.endpoint)
+            return Decision(ask.model, None, None, (), nearest=self._nearest(ask.model), endpoint=ask.endpoint)
         decision = self._decided(match, ask, conditions)
         if ask.model in self._names.routes and conditions is CALM and not ask.needs and not ask.tokens:
             self.made[ask.endpoint, ask.model] = decision
         return decision
+
+    def _nearest(self, name: str) -> tuple[str, ...]:
+        if self._nearness is None:
+            self._nearness = Nearness(self.names())
+        return self._nearness.of(name)
 
     def _decided(self, match: Match, ask: Ask, conditions: Conditions) -> Decision:
         found, route = candidates(self._names, match, ask, conditions), match.route
@@ -123,8 +131,3 @@ def resolve(table: RoutingTable, ask: Ask | str, conditions: Conditions = CALM) 
     if conditions is CALM and not ask.needs and not ask.tokens:
         return table.made.get((ask.endpoint, ask.model)) or table.decide(ask, conditions)
     return table.decide(ask, conditions)
-
-
-def nearest(name: str, names: Iterable[str]) -> tuple[str, ...]:
-    """The few names that are most like this one."""
-    return tuple(difflib.get_close_matches(name[:200], list(names), NEAREST_NAMES))
