@@ -1,4 +1,6 @@
-"""The real vLLM on the CPU beside llama.cpp under one daemon: answers, deaths of daemon and leader, a freeze.
+"""The real vLLM on the CPU beside llama.cpp and Ollama under one daemon: answers, deaths, adoption, a freeze.
+
+Ollama is the real one where it is on the PATH, else its stand-in.
 
 A start takes a minute of both cores, so the tests share one aigw and go in the order in which they stand here; each
 begins and, but for the last two, ends with both backends ready.
@@ -8,12 +10,17 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import psutil
 import pytest
 
+from tests.support import ollama_registry
 from tests.support.aigw import MODEL, Aigw, alive, llamacpp_section, profile_text
+from tests.support.engines import smollm2
+from tests.support.ollama import KINDS, program
 from tests.support.vllm import CONTEXT, READY_SECONDS, SERVED, vllm_section
 from tests.support.wait import eventually_now
 
@@ -28,12 +35,18 @@ STOP_SECONDS = 30.0
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aigw]:
     whole = Aigw(tmp_path_factory.mktemp("vllm"))
-    text = profile_text(whole.port, backends=llamacpp_section() + vllm_section())
+    text = profile_text(whole.port, backends=llamacpp_section() + vllm_section() + ollama_section(whole.folder))
     try:
         whole.run("up", "--profile", str(whole.write_profile(text)), seconds=READY_SECONDS)
         yield whole
     finally:
         whole.end()
+
+
+def ollama_section(folder: Path) -> str:
+    """Ollama with a home and a models folder of its own, as an entry of ``backends``."""
+    binary = program(KINDS[-1], folder / "bin")
+    return f"  ollama: {{engine: ollama, binary: {binary}, models_dir: {folder}/ollama, env: {{HOME: {folder}}}}}\n"
 
 
 def ask(whole: Aigw, model: str) -> str:
@@ -55,6 +68,19 @@ def test_both_engines_answer_through_one_port(both: Aigw) -> None:
     assert shown["models"] == [SERVED]
     assert httpx.get(f"{both.url}/v1/models/{SERVED}", timeout=10).json()["context_length"] == CONTEXT
     assert shown["memory_bytes"] > 100_000_000
+
+
+def test_three_engines_answer_at_once_through_one_port(both: Aigw) -> None:
+    with ollama_registry.serving() as registry:
+        registry.offer_file("smollm2:latest", smollm2())
+        pulled = registry.name("smollm2")
+        both.run("pull", pulled, "--backend", "ollama", "--insecure")
+    models = {SERVED: "vllm", MODEL: "llamacpp", pulled: "ollama"}
+    with ThreadPoolExecutor(len(models)) as pool:
+        assert list(pool.map(lambda model: ask(both, model), models)) == list(models.values())
+    assert {backend["name"]: backend["state"] for backend in both.status()["backends"]} == dict.fromkeys(
+        ("llamacpp", "vllm", "ollama"), "ready"
+    )
 
 
 def test_engine_asks_for_the_key_and_listens_on_the_loopback_only(both: Aigw) -> None:
