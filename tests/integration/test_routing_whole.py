@@ -1,12 +1,14 @@
 """Routing end to end: a whole aigw between a client and a cloud, and what the operator is shown of it."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
 
 from tests.support.aigw import Aigw
 from tests.support.cloud import Cloud, cloud_server
+from tests.support.wait import eventually_now
 
 PROFILE = """
 version: 1
@@ -129,3 +131,19 @@ def test_explain_tells_the_limits_that_hold(whole: Aigw) -> None:
         "house    0 of 4 places taken · 0 of 9 waiting · first token within 5m00s · still for at most 1m00s\n" in told
     )
     assert "request  10m00s in all · at most 4 attempts · at most 1m00s in a queue\n" in told
+
+
+def test_a_circuit_that_requests_have_opened_shows_in_test_routing(aigw: Aigw, house: Cloud) -> None:
+    with cloud_server("deep:1t") as failing:
+        failing.refuses["deep:1t"] = (500, "it is down")
+        aigw.up(text=PROFILE.format(port=aigw.port, house=house.url, cloud=failing.url))
+        assert {ask(aigw, "deep").headers["x-aigw-backend"] for _ in range(6)} == {"house"}
+
+        def first() -> dict[str, Any]:
+            candidate: dict[str, Any] = aigw.json("test-routing", "deep")["candidates"][0]
+            return candidate
+
+        eventually_now(lambda: not first()["kept"], what="an open circuit in test-routing")
+        assert first()["reason"].startswith("its circuit is open: ")
+        assert first()["limits"]["circuit"]
+        assert "circuit open: " in aigw.run("test-routing", "deep", "--explain").stdout
