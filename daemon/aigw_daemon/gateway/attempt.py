@@ -25,11 +25,10 @@ from aigw_daemon.gateway.failures import (
     is_too_long,
 )
 from aigw_daemon.gateway.plans import Hop
-from aigw_daemon.gateway.requests import Facts, rewritten
+from aigw_daemon.gateway.requests import rewritten
 from aigw_daemon.gateway.streaming import StreamScan
 from aigw_daemon.gateway.upstream.base import Response, Upstream, UpstreamError
 from aigw_daemon.gateway.wire import BAD_JSON, Said, relayed_error, upstream_error
-from aigw_daemon.link.messages import ParamsView
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 """A whole answer is held until it is complete, so that a truncated one can still fall back."""
@@ -40,15 +39,6 @@ STREAM_LINES = b"x-accel-buffering: no\r\n"
 
 _OK = 200
 # A number, and booleans in the hop: looking up a member of an enum costs more than the comparison (Python 3.11).
-
-
-class Request(msgspec.Struct):
-    """What the client asks, as every attempt needs it."""
-
-    facts: Facts
-    body: bytes
-    params: ParamsView | None = None
-    """What the route does to its fields."""
 
 
 class Whole(msgspec.Struct):
@@ -89,15 +79,15 @@ async def in_time(attempt: Awaitable[Whole | Streamed], seconds: float) -> Whole
         raise AttemptFailed(Kind.TIMED_OUT, what, counts=Failure.TIMEOUT) from error
 
 
-async def attempt(upstream: Upstream, call: Call, hop: Hop, permit: Permit, request: Request) -> Whole | Streamed:
+async def attempt(upstream: Upstream, call: Call, hop: Hop, permit: Permit) -> Whole | Streamed:
     """Ask a candidate. All in one coroutine: each further one would cost every request as much as a parsed header."""
-    facts, body, lane = request.facts, request.body, hop.lane
+    facts, body, lane = call.facts, call.exchange.body, hop.lane
     add_usage = call.stream and not facts.usage_asked
     response: Response | None = None
     call.ask(hop)
     try:
-        if add_usage or request.params is not None or hop.candidate.model != facts.model:
-            body = await rewritten(body, facts, hop.candidate.model, add_usage=add_usage, params=request.params)
+        if add_usage or hop.params is not None or hop.model != facts.model:
+            body = await rewritten(body, facts, hop.model, add_usage=add_usage, params=hop.params)
         response = await upstream.request(hop.address, hop.request_head, body)
         call.first_byte()
         lane.relayed += 1

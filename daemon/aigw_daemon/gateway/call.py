@@ -8,6 +8,7 @@ from aigw_daemon.gateway.decision import Decision
 from aigw_daemon.gateway.failures import Met
 from aigw_daemon.gateway.heartbeat import Heartbeat
 from aigw_daemon.gateway.plans import Hop
+from aigw_daemon.gateway.requests import Facts
 from aigw_daemon.gateway.server.exchange import Exchange
 from aigw_daemon.gateway.wire import ApiError
 from aigw_daemon.link.messages import RequestRecord
@@ -22,6 +23,8 @@ _MILLISECONDS = tuple(b"%.2f" % (hundredths / 100) for hundredths in range(1_000
 class Call:
     """Filled in as a request goes along. Times inside are of the monotonic clock, in seconds."""
 
+    facts: Facts
+    """Of its body, once that was read."""
     # What most requests never change stands here, once: setting it in each of them would take longer than parsing it.
     model = ""
     stream = False

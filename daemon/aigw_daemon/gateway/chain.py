@@ -5,11 +5,12 @@ comparisons. Whatever is not usual (a cold or full candidate, a failure, a balan
 for something) is the business of a `Walk`.
 """
 
-from aigw_daemon.gateway import controls
-from aigw_daemon.gateway.attempt import Request, Streamed, Whole, attempt
+from aigw_daemon.gateway.attempt import Streamed, Whole
+from aigw_daemon.gateway.breaker import Permit
 from aigw_daemon.gateway.call import Call
 from aigw_daemon.gateway.failures import AttemptFailed
-from aigw_daemon.gateway.requests import Facts, asks, is_special
+from aigw_daemon.gateway.plans import Hop
+from aigw_daemon.gateway.requests import is_special
 from aigw_daemon.gateway.walk import Means, Walk
 
 
@@ -17,31 +18,35 @@ class Chain:
     """Answers requests with what all of them share: connections, lanes, circuits, the retry budget."""
 
     def __init__(self, means: Means) -> None:
+        self.upstream = means.upstream
+        self._budget = means.budget
         self._means = means
         self._live = means.live
 
-    async def answer(self, call: Call, facts: Facts, body: bytes) -> Whole | Streamed:
+    def usual(self, call: Call) -> Hop | None:
+        """The candidate to ask without further thought, its slot taken; None where the way must be walked."""
+        if call.stream or call.exchange.controls is not None or is_special(call.facts, call.exchange.body):
+            return None
+        plan = self._live.plans.get((call.endpoint, call.model))
+        if plan is None or (hop := plan.first) is None or not hop.breaker.closed or not hop.lane.try_enter():
+            return None
+        call.decision = plan.decision
+        return hop
+
+    def succeeded(self) -> None:
+        """The usual candidate has answered."""
+        if self._budget.spent:
+            self._budget.succeeded()
+
+    async def walk(self, call: Call) -> Whole | Streamed:
         """The first answer that some candidate gives; a stream keeps its backend busy until `Streamed.close`.
 
         Raises ApiError when there is none.
         """
-        means, request = self._means, Request(facts, body)
-        usual = not call.stream and call.controls is controls.NONE and not is_special(facts, body)
-        plan = self._live.plans.get((call.endpoint, facts.model)) if usual else None
-        hop = plan.first if plan is not None else None
-        if plan is None or hop is None or not hop.breaker.closed or not hop.lane.try_enter():
-            return await self._walk(call, request).answer()
-        call.decision = plan.decision
-        permit = hop.breaker.permit
-        try:
-            answer = await attempt(means.upstream, call, hop, permit, request)
-        except AttemptFailed as failure:
-            walk = self._walk(call, request)
-            walk.note(hop, permit, failure)
-            return await walk.answer()
-        if means.budget.spent:
-            means.budget.succeeded()
-        return answer
+        return await Walk(self._means, call).answer()
 
-    def _walk(self, call: Call, request: Request) -> Walk:
-        return Walk(self._means, call, request, asks(call.endpoint, request.facts, request.body))
+    async def go_on(self, call: Call, hop: Hop, permit: Permit, failure: AttemptFailed) -> Whole | Streamed:
+        """See `walk`; the usual candidate has been asked, and failed."""
+        walk = Walk(self._means, call)
+        walk.note(hop, permit, failure)
+        return await walk.answer()

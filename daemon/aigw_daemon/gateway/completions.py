@@ -3,15 +3,15 @@
 import asyncio
 from collections.abc import Callable
 
-from aigw_daemon.gateway.attempt import Whole
+from aigw_daemon.gateway.attempt import Streamed, Whole, attempt
 from aigw_daemon.gateway.call import CLIENT_LEFT_STATUS, Call
 from aigw_daemon.gateway.chain import Chain
 from aigw_daemon.gateway.controls import read_controls
-from aigw_daemon.gateway.failures import out_of_time
+from aigw_daemon.gateway.failures import AttemptFailed, out_of_time, unstreamed
 from aigw_daemon.gateway.live import Live
 from aigw_daemon.gateway.relay import relay
 from aigw_daemon.gateway.reporter import Reporter
-from aigw_daemon.gateway.requests import THREAD_BYTES, parse_facts, read_facts
+from aigw_daemon.gateway.requests import THREAD_BYTES, Facts, parse_facts, read_facts
 from aigw_daemon.gateway.server.exchange import Exchange, Interruption
 from aigw_daemon.gateway.wire import ApiError
 from aigw_daemon.link.messages import Started
@@ -31,23 +31,24 @@ class Completions:
 
     async def __call__(self, exchange: Exchange) -> None:
         """Answer, and leave a record of it on every path."""
-        call = Call(self._request_id(), self._endpoint, exchange)
+        call, chain = Call(self._request_id(), self._endpoint, exchange), self._chain
         try:
             body = exchange.body
-            facts = parse_facts(body) if len(body) <= THREAD_BYTES else await read_facts(body)
-            call.model = facts.model
-            call.stream = facts.stream is True
-            if exchange.controls is not None:
-                call.controls = read_controls(exchange.controls)
-            if self._reporter.asleep:
-                self._reporter.stir()
-            if self._reporter.tailing:
-                self._reporter.started(Started(call.id.decode(), call.at, call.model, None, call.endpoint))
-            answer = await self._chain.answer(call, facts, body)
-            if isinstance(answer, Whole):
-                _respond(call, answer)
+            self._begin(call, parse_facts(body) if len(body) <= THREAD_BYTES else await read_facts(body))
+            if (hop := chain.usual(call)) is None:
+                answer = await chain.walk(call)
             else:
+                permit = hop.breaker.permit
+                try:
+                    answer = await attempt(chain.upstream, call, hop, permit)
+                except AttemptFailed as failure:
+                    answer = await chain.go_on(call, hop, permit, failure)
+                else:
+                    chain.succeeded()
+            if isinstance(answer, Streamed):
                 await relay(call, answer)
+            else:
+                _respond(call, answer)
         except ApiError as error:
             call.fail(error)
         except asyncio.CancelledError:
@@ -55,9 +56,19 @@ class Completions:
                 raise
             self._interrupted(call, exchange.interruption)
         finally:
-            if call.heartbeat is not None:
-                call.heartbeat.stop()
             self._reporter.finish(call)
+
+    def _begin(self, call: Call, facts: Facts) -> None:
+        call.facts = facts
+        call.model = facts.model
+        call.stream = facts.stream is True
+        if call.exchange.controls is not None:
+            call.controls = read_controls(call.exchange.controls)
+        reporter = self._reporter
+        if reporter.asleep:
+            reporter.stir()
+        if reporter.tailing:
+            reporter.started(Started(call.id.decode(), call.at, call.model, None, call.endpoint))
 
     def _interrupted(self, call: Call, reason: Interruption) -> None:
         match reason:
@@ -74,6 +85,5 @@ class Completions:
 def _respond(call: Call, answer: Whole) -> None:
     if call.exchange.streaming:
         # A sign of life has promised a stream already, and this engine doesn't stream.
-        name = answer.hop.candidate.backend
-        raise ApiError(500, f"{name} answered in one piece, though a stream was asked for")
+        raise unstreamed(answer.hop.candidate.backend)
     call.exchange.respond(call.answer_head(answer.content_type, answer.hop), answer.body)

@@ -11,7 +11,7 @@ from aigw_daemon.gateway.routing import Candidate, Decision, Readiness, RoutingT
 from aigw_daemon.gateway.standing import Standings
 from aigw_daemon.gateway.upstream.base import Address, request_head
 from aigw_daemon.gateway.wire import NO_STORE, header, status_line
-from aigw_daemon.link.messages import ENDPOINTS, BackendView, Secret
+from aigw_daemon.link.messages import ENDPOINTS, BackendView, ParamsView, Secret
 from aigw_daemon.version import AIGW_VERSION
 
 _OK = status_line(200)
@@ -22,6 +22,10 @@ class Hop(msgspec.Struct, frozen=True):
     """A kept candidate with all that asking it takes."""
 
     candidate: Candidate
+    model: str
+    """Its name there."""
+    params: ParamsView | None
+    """What the route does to a request's fields."""
     cold: bool
     """Whether it must start first."""
     lane: Lane
@@ -83,6 +87,8 @@ def _hop(table: RoutingTable, standings: Standings, decision: Decision, candidat
     lines = NO_STORE + lines + b"x-aigw-cache: off\r\n"
     return Hop(
         candidate=candidate,
+        model=candidate.model,
+        params=decision.params,
         cold=candidate.readiness is Readiness.COLD,
         lane=standings.lane(backend.name),
         breaker=standings.breaker(backend.name),

@@ -12,8 +12,6 @@ from aigw_daemon.gateway.wire import ApiError
 async def relay(call: Call, answer: Streamed) -> None:
     """Everything of a stream that has begun, to its end."""
     exchange, scan = call.exchange, answer.scan
-    if call.heartbeat is not None:
-        call.heartbeat.stop()
     cut: str | None = None
     ended = False
     try:

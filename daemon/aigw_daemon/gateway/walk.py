@@ -16,16 +16,16 @@ from typing import Final
 import msgspec
 
 from aigw_daemon.gateway.admission import LookAgain, QueueFull, QueueTimeout
-from aigw_daemon.gateway.attempt import STREAM_LINES, STREAM_TYPE, Request, Streamed, Whole, attempt, in_time
+from aigw_daemon.gateway.attempt import STREAM_LINES, STREAM_TYPE, Streamed, Whole, attempt, in_time
 from aigw_daemon.gateway.balance import ordered
 from aigw_daemon.gateway.breaker import Permit
 from aigw_daemon.gateway.budget import RetryBudget, pause
 from aigw_daemon.gateway.call import Call
-from aigw_daemon.gateway.decision import Ask
 from aigw_daemon.gateway.failures import AttemptFailed, Kind, TooLong, foreign_backend, not_spoken, spent, unknown_model
 from aigw_daemon.gateway.heartbeat import Heartbeat
 from aigw_daemon.gateway.live import Live
 from aigw_daemon.gateway.plans import Hop, Plan
+from aigw_daemon.gateway.requests import asks
 from aigw_daemon.gateway.upstream.base import Upstream
 from aigw_daemon.gateway.wire import ApiError
 from aigw_daemon.link.messages import Demand, Up
@@ -50,12 +50,11 @@ class Means:
 class Walk:
     """One request's way along its candidates."""
 
-    def __init__(self, means: Means, call: Call, request: Request, ask: Ask) -> None:
+    def __init__(self, means: Means, call: Call) -> None:
         self._means = means
         self._live = means.live
         self._call = call
-        self._request = request
-        self._ask = ask
+        self._ask = asks(call.endpoint, call.facts, call.exchange.body)
         self._failed: dict[tuple[str, str], AttemptFailed] = {}
         """What each candidate said last, by backend and model."""
         self._places: dict[str, int] = {}
@@ -65,6 +64,13 @@ class Walk:
 
     async def answer(self) -> Whole | Streamed:
         """The first answer. Raises ApiError when there is none."""
+        try:
+            return await self._answer()
+        finally:
+            if self._call.heartbeat is not None:
+                self._call.heartbeat.stop()
+
+    async def _answer(self) -> Whole | Streamed:
         while True:
             plan = self._plan()
             hops = self._hops(plan)
@@ -106,7 +112,6 @@ class Walk:
             raise unknown_model(plan.decision)
         if plan.decision.instead is not None:
             raise not_spoken(plan.decision)
-        self._request.params = plan.decision.params
         if call.decision is None:
             call.allow(call.controls.timeout or plan.decision.request_timeout)
         call.decision = plan.decision
@@ -232,7 +237,7 @@ class Walk:
     async def _asked(self, hop: Hop, permit: Permit, *, last: bool) -> Whole | Streamed:
         if last:
             self._beat(hop, f"waiting for the first token of {hop.candidate.backend}")
-        asked = attempt(self._means.upstream, self._call, hop, permit, self._request)
+        asked = attempt(self._means.upstream, self._call, hop, permit)
         if self._call.stream and hop.first_token_timeout is not None:
             return await in_time(asked, hop.first_token_timeout)
         return await asked
