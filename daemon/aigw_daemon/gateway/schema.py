@@ -26,7 +26,7 @@ class Model(BaseModel):
     id: str
     object: Literal["model"]
     created: int
-    """Seconds since the epoch; 0 where the engine hasn't said it yet."""
+    """Seconds since the epoch; where the engine hasn't said it, since when its backend is in its state."""
     owned_by: str
     """The engine."""
     provider: str
