@@ -12,7 +12,7 @@ import psutil
 import pytest
 from openai import APIError
 
-from tests.support import ollama_registry, ollama_standin
+from tests.support import ollama_registry, ollama_standin, stub_engine
 from tests.support.aigw import Aigw
 from tests.support.engines import smollm2
 from tests.support.ollama import KINDS, Server, program, served
@@ -174,6 +174,24 @@ def test_what_is_loaded_shows_within_seconds_of_a_request(aigw: Aigw, binary: Pa
     assert said(aigw, name).status_code == 200
     eventually_now(lambda: aigw.backend("ollama")["loaded"], seconds=6, what="the loaded model in the status")
     assert f"loaded {name}:latest" in aigw.run("status").stdout
+
+
+def test_ollama_makes_way_for_another_of_its_group_and_its_models_bring_it_back(
+    aigw: Aigw, binary: Path, registry: Registry
+) -> None:
+    section = f"binary: {binary}, models_dir: {aigw.folder}/models, env: {{HOME: {aigw.folder}}}, group: gpu0"
+    engine, model = stub_engine.install(aigw.folder / "stub"), aigw.folder / "m.gguf"
+    model.write_bytes(b"GGUF")
+    more = f"  other: {{engine: llamacpp, binary: {engine}, model: {model}, start: on_demand, group: gpu0}}\n"
+    aigw.run("up", "--profile", str(write(aigw, f"{{engine: ollama, {section}}}", more)))
+    name = pull(aigw, registry)
+    assert said(aigw, name).status_code == 200
+    assert said(aigw, "m").headers["x-aigw-backend"] == "other"
+    assert aigw.processes("ollama") == []
+    assert f"{name}:latest" in [model.id for model in aigw.openai().models.list().data]
+    assert said(aigw, name).headers["x-aigw-backend"] == "ollama"
+    assert [event["event"] for event in aigw.events("events", "ollama")].count("evicted") == 1
+    assert aigw.processes("other") == []
 
 
 def test_stop_takes_leader_and_runners_along(aigw: Aigw, binary: Path, registry: Registry) -> None:

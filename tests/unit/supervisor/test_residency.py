@@ -11,6 +11,7 @@ from aigw_daemon.home import Home
 from aigw_daemon.supervisor.coordinator import Coordinator
 from aigw_daemon.supervisor.engines.base import LoadedModel
 from aigw_daemon.supervisor.failures import Exit
+from aigw_daemon.supervisor.gpu_turns import GpuTurns
 from aigw_daemon.supervisor.group_turns import GroupTurns
 from aigw_daemon.supervisor.lifecycle import Event
 from aigw_daemon.supervisor.managed import ManagedBackend
@@ -25,11 +26,14 @@ from aigw_daemon.supervisor.residency import (
     residency,
     span,
 )
+from aigw_daemon.supervisor.supervisor import OneAtATime
 from aigw_daemon.supervisor.traffic import Traffic
 from aigw_daemon.words import State
 from tests.support.fake_clock import settle
 from tests.support.fake_engines import FakeWorld
-from tests.support.supervision import fresh_home
+from tests.support.recorded_gpus import RecordedGpus, gpu
+from tests.support.stub_engine import install
+from tests.support.supervision import fresh_home, profile, supervised
 
 BUSY = Tenant("a", ready_for=3.0, start_took=1.0, in_flight=1, quiet_for=0.0, group="g")
 IDLE = replace(BUSY, in_flight=0, quiet_for=QUIET)
@@ -140,7 +144,12 @@ class Rivals:
     def __init__(self, home: Home, **settings: object) -> None:
         self.world = FakeWorld(home)
         self.told: list[tuple[str, str, str | None]] = []
-        self.world.edges = replace(self.world.edges, tell=lambda *told: self.told.append(told))
+        self.gpus = RecordedGpus([gpu(0)])
+        self.world.edges = replace(
+            self.world.edges,
+            tell=lambda *told: self.told.append(told),
+            gpus=GpuTurns(self.gpus, self.world.clock),
+        )
         self.a = self.world.managed("a", group="g", **settings)
         self.b = self.world.managed("b", group="g", **settings)
         self.coordinator = Coordinator(self.world.edges, lambda: [self.a, self.b])
@@ -190,6 +199,20 @@ async def test_demand_for_another_member_drains_the_resident_and_starts_when_it_
         )
     words = [word for name, word, _ in pair.told if name == "a"]
     assert words == ["start", "ready", "evicted", "stop"]
+
+
+async def test_next_one_starts_only_when_the_memory_on_the_gpu_is_back(home: Home) -> None:
+    async with rivals(home) as pair:
+        pid = pair.a.report().pid
+        assert pid is not None
+        pair.gpus.change(0, pids=frozenset({pid}))
+        pair.b.demand()
+        await pair.reaches(pair.a, State.STOPPING, 20)
+        await pair.world.clock.advance(10)
+        assert pair.world.launcher.running() == []
+        assert (pair.a.state, pair.b.state) == (State.STOPPING, State.STARTING)
+        pair.gpus.change(0, pids=frozenset())
+        await pair.reaches(pair.b, State.READY, 2)
 
 
 async def test_resident_that_nobody_uses_makes_way_within_seconds(home: Home) -> None:
@@ -314,3 +337,31 @@ async def test_models_in_memory_are_given_up_before_the_engine_ends(home: Home) 
         pair.b.demand()
         await pair.reaches(pair.b, State.READY, 20)
         assert not pair.world.prober.in_memory
+
+
+# --- across daemons
+
+
+async def test_next_daemon_adopts_the_resident_and_puts_it_out_for_nobody(home: Home) -> None:
+    model = home.models / "model.gguf"
+    model.write_bytes(b"GGUF")
+    engine = f"engine: llamacpp, binary: {install(home.state / 'bin')}, model: {model}, group: g"
+    text = profile(f"backends: {{a: {{{engine}, served_name: a}}, b: {{{engine}, served_name: b, start: on_demand}}}}")
+    async with supervised(home, stop=False) as first:
+        await first.supervisor.apply(text)
+        await first.reaches("a", State.READY)
+        first.supervisor.demand("b")
+        pid = (await first.reaches("b", State.READY)).pid
+        await first.reaches("a", State.STOPPED)
+    async with supervised(home) as second:
+        await second.supervisor.apply(text)
+        assert (await second.reaches("b", State.READY)).pid == pid
+        await second.supervisor.apply(text)
+        await second.supervisor.start(["a"], evict=False)
+        await second.supervisor.start()
+        assert second.report("a").state is State.STOPPED
+        with pytest.raises(OneAtATime, match="a and b are of the group g, of which one runs at a time"):
+            await second.supervisor.restart(["a", "b"])
+        await second.supervisor.start(["a"])
+        await second.reaches("a", State.READY)
+        await second.reaches("b", State.STOPPED)

@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from aigw_daemon.home import Home
 from aigw_daemon.supervisor.failures import Exit, FailureKind
+from aigw_daemon.supervisor.lifecycle import Event
 from aigw_daemon.supervisor.process import LaunchError
 from aigw_daemon.supervisor.traffic import Traffic
 from aigw_daemon.words import SERVING, State
@@ -31,7 +32,7 @@ class Life(RuleBasedStateMachine):
         self.loop.run_until_complete(self.begin())
 
     async def begin(self) -> None:
-        self.world = FakeWorld(self.home)
+        self.world = FakeWorld(self.home, settings="group: g")
         self.backend = self.world.managed()
         self.running = self.loop.create_task(self.backend.run())
         self.callers: list[asyncio.Task[None]] = []
@@ -56,6 +57,10 @@ class Life(RuleBasedStateMachine):
     @rule()
     def demand(self) -> None:
         self.backend.demand()
+
+    @rule(event=st.sampled_from([Event.IDLE, Event.EVICTED]))
+    def make_way(self, event: Event) -> None:
+        self.backend.leave(event, "another is wanted")
 
     @rule(code=st.sampled_from([0, 1, 139]))
     def crash(self, code: int) -> None:
@@ -108,6 +113,11 @@ class Life(RuleBasedStateMachine):
         if self.backend.state in SERVING | {State.DRAINING}:
             assert self.backend.report().pid is not None
             assert self.world.state.backend("a").identity is not None
+
+    @invariant()
+    def what_rests_holds_no_place(self) -> None:
+        if self.backend.state in {State.STOPPED, State.BACKOFF}:
+            assert self.world.edges.groups.is_open("b", "g")
 
     def teardown(self) -> None:
         self.world.launcher.unkillable = False
