@@ -15,8 +15,10 @@ from scripts.bench.proxy import HERE, Proxy
 Measurement = Callable[[Proxy, int, int, Figures], None]
 """Of a proxy, with the load on this core, for so many seconds, into these figures. Raises BenchError."""
 
-_PATIENCE_SECONDS = 90
+_PATIENCE_SECONDS = 180
 """How long a slow proxy may take for the events of its streams, beyond the time that they are sent in."""
+_IDLE_PATIENCE_SECONDS = 60
+"""How long 1,000 streams may take to begin."""
 _UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 
 
@@ -77,7 +79,7 @@ def memory(proxy: Proxy, core: int, _seconds: int, figures: Figures) -> None:
 @contextmanager
 def _idle_streams(proxy: Proxy, core: int) -> Iterator[int]:
     """Holds the streams open; yields how many have begun."""
-    command = [*_stream_load(proxy, core, IDLE_STREAMS, IDLE_STREAMS, _PATIENCE_SECONDS), "--hold"]
+    command = [*_stream_load(proxy, core, IDLE_STREAMS, IDLE_STREAMS, _IDLE_PATIENCE_SECONDS), "--hold"]
     with subprocess.Popen(
         command, cwd=HERE.parent.parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as load:

@@ -15,6 +15,8 @@ import uvloop
 
 from scripts.bench.answers import DONE, EVENT_MARK, MODEL
 
+_END_MARK = DONE.strip()
+
 
 def _request(port: int, events: int, headers: Iterable[str]) -> bytes:
     messages = [{"role": "user", "content": "Tell me about the fox."}]
@@ -38,6 +40,7 @@ class Stream(asyncio.Protocol):
         self.ended: asyncio.Future[None] = loop.create_future()
         self._request = request
         self._tail = b""
+        self._end = b""
 
     @property
     def open(self) -> bool:
@@ -53,13 +56,15 @@ class Stream(asyncio.Protocol):
         self._transport.write(self._request)
 
     def data_received(self, data: bytes) -> None:
-        # A mark may lie across two reads.
+        # A mark may lie across two reads. What is kept is shorter than the mark, so that none counts twice.
         seen = self._tail + data
         self.events += seen.count(EVENT_MARK)
         self._tail = seen[1 - len(EVENT_MARK) :]
+        read = self._end + data
+        self._end = read[1 - len(_END_MARK) :]
         if self.events and not self.began.done():
             self.began.set_result(None)
-        if DONE.strip() in seen:
+        if _END_MARK in read:
             self.whole = True
             self._transport.close()
 
