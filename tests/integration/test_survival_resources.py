@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator
@@ -52,6 +53,7 @@ async def test_on_a_full_disk_streams_daemon_and_even_a_new_daemon_live_on(cramp
     async with streaming(port) as stream:
         fill(filler)
         assert (await stream.events())[-1] == b"[DONE]"
+    assert json.loads(cramped.home.state_file.read_bytes())["serving"] is True
     worker = cramped.worker
     kill(worker)
     await eventually(lambda: cramped.status().gateway.pid not in {None, worker}, what="another worker")

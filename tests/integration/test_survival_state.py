@@ -107,7 +107,7 @@ async def test_one_of_many_daemons_at_once_wins(aigw: Aigw) -> None:
     try:
         await eventually(lambda: sum(one.poll() is None for one in several) == 1, seconds=20, what="one daemon")
         (winner,) = [one for one in several if one.poll() is None]
-        await eventually(living.home.control_socket.exists, what="the control socket", seconds=20)
+        await eventually(lambda: answers(living.home), what="the control socket", seconds=20)
         assert living.status().daemon.pid == winner.pid
         assert {one.returncode for one in several if one is not winner} == {1}
     finally:

@@ -6,10 +6,11 @@ A start takes a minute of both cores, so the tests share one aigw and go in the 
 begins and, but for the last two, ends with both backends ready.
 """
 
+import json
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -30,6 +31,8 @@ GONE_SECONDS = 10.0
 """For what a killed leader leaves behind (fault 1)."""
 STOP_SECONDS = 30.0
 """For a frozen engine: the grace of a stop, and what comes after it (fault 5)."""
+
+Note = Callable[[str, object], None]
 
 
 @pytest.fixture(scope="module")
@@ -95,19 +98,21 @@ def test_engine_asks_for_the_key_and_listens_on_the_loopback_only(both: Aigw) ->
     assert addresses == {"127.0.0.1"}
 
 
-def test_killed_daemon_leaves_it_serving_and_the_next_one_adopts_it(both: Aigw) -> None:
+def test_killed_daemon_leaves_it_serving_and_the_next_one_adopts_it(both: Aigw, record_property: Note) -> None:
     before = both.backend("vllm")
     tree = {process.pid for process in both.processes("vllm")}
     both.kill_daemon()
     assert ask(both, SERVED) == "vllm"
+    started = time.monotonic()
     both.run("up")
+    record_property("recover_s", round(time.monotonic() - started, 2))
     after = both.backend("vllm")
     assert (after["pid"], after["state"], after["restarts"]) == (before["pid"], "ready", 0)
     assert {process.pid for process in both.processes("vllm")} == tree
     assert ask(both, SERVED) == "vllm"
 
 
-def test_killed_leader_leaves_nothing_and_is_started_again_once(both: Aigw) -> None:
+def test_killed_leader_leaves_nothing_and_is_started_again_once(both: Aigw, record_property: Note) -> None:
     before = both.backend("vllm")
     leader = psutil.Process(before["pid"])
     family = {process.pid for process in leader.children(recursive=True)}
@@ -116,7 +121,7 @@ def test_killed_leader_leaves_nothing_and_is_started_again_once(both: Aigw) -> N
     started = time.monotonic()
     leader.kill()
     eventually_now(lambda: not any(map(alive, family)), seconds=GONE_SECONDS, what="the end of what the leader left")
-    assert time.monotonic() - started < GONE_SECONDS
+    record_property("detect_s", round(time.monotonic() - started, 2))
     assert ask(both, MODEL) == "llamacpp"
 
     def ready_again() -> bool:
@@ -124,33 +129,45 @@ def test_killed_leader_leaves_nothing_and_is_started_again_once(both: Aigw) -> N
         return bool(shown["state"] == "ready" and shown["pid"] != before["pid"])
 
     eventually_now(ready_again, seconds=READY_SECONDS, what="another vLLM")
+    record_property("recover_s", round(time.monotonic() - started, 2))
     assert both.backend("vllm")["restarts"] == before["restarts"] + 1
     leaders = [process for process in both.processes("vllm") if os.getsid(process.pid) == process.pid]
     assert [process.pid for process in leaders] == [both.backend("vllm")["pid"]]
     assert ask(both, SERVED) == "vllm"
 
 
-def test_frozen_engine_is_stopped_all_the_same(both: Aigw) -> None:
+def test_frozen_engine_is_stopped_all_the_same(both: Aigw, record_property: Note) -> None:
     leader = psutil.Process(both.backend("vllm")["pid"])
     tree = [leader, *leader.children(recursive=True)]
     for process in tree:
         process.send_signal(signal.SIGSTOP)
     started = time.monotonic()
-    both.run("stop", "vllm")
-    assert time.monotonic() - started < STOP_SECONDS
+    both.run("stop", "vllm", seconds=STOP_SECONDS)
+    record_property("recover_s", round(time.monotonic() - started, 2))
     assert both.backend("vllm")["state"] == "stopped"
     assert not both.processes("vllm")
     assert not any(alive(process.pid) for process in tree)
     assert ask(both, MODEL) == "llamacpp"
 
 
-def test_stop_while_it_loads_leaves_nothing(both: Aigw) -> None:
+def test_daemon_killed_while_it_loads_is_followed_by_one_whose_stop_leaves_nothing(both: Aigw) -> None:
     with both.started("start", "vllm"):
         # The server, its engine and what they need: the moment at which a SIGTERM to the first is known to lose others.
         eventually_now(lambda: len(both.processes("vllm")) >= 3, seconds=READY_SECONDS, what="the engine's own process")
-        assert both.backend("vllm")["state"] == "starting"
+        loading = both.backend("vllm")
+        assert loading["state"] == "starting"
         tree = [process.pid for process in both.processes("vllm")]
+        both.kill_daemon()
+    with both.started("up"):
+        eventually_now(lambda: shown(both, "vllm") == ("starting", loading["pid"]), seconds=30, what="its adoption")
         both.run("stop", "vllm")
         assert both.backend("vllm")["state"] == "stopped"
         assert not both.processes("vllm")
         assert not any(map(alive, tree))
+
+
+def shown(whole: Aigw, name: str) -> tuple[str, int] | None:
+    """State and PID of a backend; None while no daemon answers."""
+    said = whole.run("status", "--json", code=None)
+    backends = json.loads(said.stdout)["backends"] if said.returncode == 0 else []
+    return next(((found["state"], found["pid"]) for found in backends if found["name"] == name), None)

@@ -64,7 +64,7 @@ class ManagedBackend(ProcessBackend):
         outline = self._outline(self._reading, self.ready_at)
         return replace(
             outline,
-            address=Address(LOOPBACK, port) if port is not None else None,
+            address=Address(LOOPBACK, port) if port else None,
             api_key=process.key if process is not None else None,
             pid=process.handle.identity.pid if process is not None else None,
             gpus=self._gpus(),
@@ -217,7 +217,7 @@ class ManagedBackend(ProcessBackend):
         while (process := self._process) is not None:
             await self._note()
             limit = process_section(self.plan).hang_timeout
-            if limit is not None and await followed.quiet(process) >= limit:
+            if limit is not None and await followed.quiet(process, limit) >= limit:
                 self._post(partial(self._hangs, limit))
                 return
             await edges.clock.sleep(LOOK_SECONDS if limit is None else min(LOOK_SECONDS, limit / LOOKS))

@@ -1,5 +1,7 @@
 """Looking at a running engine for progress: what the gateway relays, its own counters, the CPU time of its tree."""
 
+import asyncio
+import contextlib
 from typing import Final
 
 from aigw_daemon.supervisor.backend import Address, Edges
@@ -22,8 +24,11 @@ class Progress:
         self._kind = kind
         self._hang = Hang()
 
-    async def quiet(self, process: Running) -> float:
-        """Look once; returns for how many seconds requests have waited without any progress."""
+    async def quiet(self, process: Running, limit: float) -> float:
+        """Look once; returns for how many seconds requests have waited without any progress.
+
+        ``limit``: after how many it counts as hung; a frozen engine must not hold up the look much beyond it.
+        """
         edges, traffic = self._edges, self._edges.traffic(self._name)
         now = edges.clock.monotonic()
         in_flight = traffic.in_flight if now - traffic.told_at < STALE_SECONDS else 0
@@ -34,4 +39,8 @@ class Progress:
             return quiet
         # Asked only when nothing else moves: an answer costs the engine something, and a frozen one costs us time.
         url = Address(LOOPBACK, process.port).url
-        return self._hang.hear(await edges.prober.counter(counters, url, process.key))
+        counter = None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit / LOOKS):
+                counter = await edges.prober.counter(counters, url, process.key)
+        return self._hang.hear(counter)

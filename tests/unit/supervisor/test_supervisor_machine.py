@@ -1,6 +1,7 @@
 """Whatever happens to a backend, in whatever order: one leader at most, no lost child, every caller answered."""
 
 import asyncio
+from dataclasses import replace
 from tempfile import mkdtemp
 
 import pytest
@@ -9,7 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from aigw_daemon.home import Home
+from aigw_daemon.supervisor.bringup import end_recorded
 from aigw_daemon.supervisor.failures import Exit, FailureKind
+from aigw_daemon.supervisor.group_turns import GroupTurns
 from aigw_daemon.supervisor.lifecycle import Event
 from aigw_daemon.supervisor.process import LaunchError
 from aigw_daemon.supervisor.traffic import Traffic
@@ -96,6 +99,28 @@ class Life(RuleBasedStateMachine):
     def replace_the_model(self, size: int) -> None:
         self.world.model.write_bytes(b"G" * size)
 
+    @rule()
+    def kill_the_daemon(self) -> None:
+        """What it did is cut off where it stands; the next one adopts what is wanted, and ends what is not."""
+        self.running.cancel()
+        self.let()
+        self.world.edges = replace(self.world.edges, groups=GroupTurns())
+        self.backend = self.world.managed()
+        self.running = self.loop.create_task(self.backend.run())
+        record = self.world.state.backend("a")
+        if record.wanted and not record.stopped_by_operator:
+            self.callers.append(self.loop.create_task(self.backend.start(by_operator=False)))
+            self.let()
+        else:
+            self.end_what_is_left()
+
+    def end_what_is_left(self) -> None:
+        """As the supervisor does with what runs under a name that nobody wants."""
+        ending = self.loop.create_task(end_recorded(self.world.launcher, "a", self.world.state.backend("a")))
+        self.let(LONG)
+        if not ending.result().unkillable:
+            self.world.state.update_backend("a", identity=None, descendants=(), wanted=False)
+
     @rule(seconds=st.sampled_from([0.1, 1.0, 10.0, 60.0, 700.0]))
     def wait(self, seconds: float) -> None:
         self.let(seconds)
@@ -119,8 +144,20 @@ class Life(RuleBasedStateMachine):
         if self.backend.state in {State.STOPPED, State.BACKOFF}:
             assert self.world.edges.groups.is_open("b", "g")
 
+    @invariant()
+    def no_child_is_lost(self) -> None:
+        recorded = self.world.state.backend("a").identity
+        assert all(leader.identity == recorded for leader in self.world.launcher.running())
+
+    @invariant()
+    def stopped_means_that_nothing_runs(self) -> None:
+        if self.backend.state is State.STOPPED and not self.world.launcher.unkillable:
+            assert self.world.launcher.running() == []
+
     def teardown(self) -> None:
         self.world.launcher.unkillable = False
+        if self.backend.state is State.STOPPED:
+            self.end_what_is_left()
         self.callers.append(self.loop.create_task(self.backend.stop()))
         self.let(LONG)
         assert self.backend.state is State.STOPPED
