@@ -35,6 +35,8 @@ class Origin(msgspec.Struct, frozen=True):
     """When the answer was complete, seconds since the epoch."""
     seconds: float
     """What it took."""
+    ttl: float
+    """Seconds that it is kept."""
     choices: int = 1
     """How many were asked for."""
 
@@ -65,9 +67,23 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
         return 0 if self.usage is None else (self.usage.prompt_tokens or 0) + (self.usage.completion_tokens or 0)
 
 
+class _Call(msgspec.Struct):
+    index: int = 0
+
+
+class _Message(msgspec.Struct):
+    tool_calls: list[_Call] | None = None
+
+
 class _Choice(msgspec.Struct):
+    """Read as far as `convert` relies on it, so that an answer of another shape is not kept."""
+
     index: int = 0
     finish_reason: str | None = None
+    message: _Message | None = None
+    delta: _Message | None = None
+    text: str | None = None
+    logprobs: dict[str, msgspec.Raw] | None = None
 
 
 class _Answer(msgspec.Struct):

@@ -67,8 +67,17 @@ class KeySpace:
         """Begins every message that is hashed. It tells its own length, so nothing after it can pass for a part."""
         self.tag = _pack((self.packed, sorted(self.ignored), params))
         """The same for equal spaces, also where they belong to different routes."""
-        self.stored_under = f"{quote(model, safe='')}:"
-        """What stands before the key in a shared store, so that a model's answers can be found there."""
+        self.stored_under = stored_under(model)
+
+
+def stored_under(model: str) -> bytes:
+    """What stands before the key in a shared store, so that a model's answers can be found there."""
+    return f"aigw:cache:{SCHEMA}:{quote(model, safe='')}:".encode()
+
+
+def stored_name(under: bytes, key: bytes) -> bytes:
+    """Where an answer is in a shared store."""
+    return under + key.hex().encode()
 
 
 def canonical(body: bytes, space: KeySpace) -> bytes | None:

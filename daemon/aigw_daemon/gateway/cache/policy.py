@@ -65,13 +65,13 @@ class CacheField(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """The oldest answer that will do."""
 
 
-_decode_field = msgspec.json.Decoder(CacheField | None).decode
+_field: msgspec.json.Decoder[CacheField | None] = msgspec.json.Decoder(CacheField | None)
 
 
 def parse_field(raw: bytes) -> CacheField | None:
     """The body field ``cache``, given as JSON; null is as if it weren't there. Raises ApiError 400."""
     try:
-        field = _decode_field(raw)
+        field = _field.decode(raw)
     except BAD_JSON as error:
         raise _bad_field(str(error)) from error
     if field is not None:
@@ -111,9 +111,9 @@ def terms(
 
 
 def directives(cache_control: str) -> dict[str, str]:
-    """The directives of a Cache-Control header, names lower-cased; of one that comes twice, the first (RFC 9111, 4.2.1).
+    """The directives of a Cache-Control header, names lower-cased. Of one that comes twice the first counts.
 
-    No directive that we obey has a comma in its value, so quoted commas need no care.
+    So says RFC 9111, 4.2.1. No directive that we obey has a comma in its value, so quoted commas need no care.
     """
     found: dict[str, str] = {}
     for part in cache_control.split(","):

@@ -1,0 +1,209 @@
+"""Answers kept in Redis, which is never in the way (rule B22).
+
+Two tasks with a connection each: one asks for answers, all that are wanted at a moment with one MGET; the other stores
+them, so that a slow write holds up no look. A request only waits for a reply of the first, at most 100 ms from its own
+beginning, and whoever stops waiting leaves the connection alone. While there is no connection nobody waits at all: one
+timeout is enough to take it away, and a task gets it back.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from time import monotonic
+from typing import Final
+
+import msgspec
+
+from aigw_daemon.gateway.cache import codec
+from aigw_daemon.gateway.cache.entry import MAX_ENTRY_BYTES, Entry
+from aigw_daemon.gateway.cache.key import stored_name, stored_under
+from aigw_daemon.gateway.cache.pace import Pace
+from aigw_daemon.gateway.cache.redis_link import OPERATION_SECONDS, Gone, Link, Refusal
+
+THREAD_BYTES: Final = 64 * 1024
+"""Larger values are packed and unpacked in a thread: compressing a MiB takes milliseconds."""
+LOOKS_AT_ONCE: Final = 32
+MOST_LOOKS: Final = 1_000
+"""Beyond them a request doesn't even wait."""
+WRITES_AT_ONCE: Final = 16
+MOST_BYTES_AT_ONCE: Final = 1024 * 1024
+MOST_WAITING_BYTES: Final = 16 * 1024 * 1024
+"""Of answers that wait to be stored; more are not stored."""
+_LEAST_SECONDS: Final = 0.001
+
+
+class RedisCounts(msgspec.Struct):
+    """What went wrong, since the worker began."""
+
+    unanswered: int = 0
+    """Looks that got no reply in time."""
+    unstored: int = 0
+    """Answers that were not stored: no connection, too much waiting, or Redis refused."""
+
+
+class _Look(msgspec.Struct):
+    name: bytes
+    reply: asyncio.Future[bytes | None]
+    began: float
+
+
+class RedisTier:
+    """``url`` as in `Link`. ``limit``: bytes of an answer's body. ``pace`` makes the pace of each connection."""
+
+    def __init__(
+        self,
+        url: str,
+        limit: int = MAX_ENTRY_BYTES,
+        pace: Callable[[], Pace] = Pace,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self.url = url
+        self.counts = RedisCounts()
+        self._limit = limit
+        self._clock = clock
+        self._reads = Link(url, "look", pace())
+        self._writes = Link(url, "store", pace())
+        self._refusals = pace()
+        self._quiet_until = 0.0
+        """Redis has no room, or may not be written to: until then nothing is stored."""
+        self._looks: list[_Look] = []
+        self._looking = asyncio.Event()
+        self._waiting: deque[Entry] = deque()
+        self._waiting_bytes = 0
+        self._storing = asyncio.Event()
+
+    @property
+    def up(self) -> bool:
+        """Whether a look is worth it now; while it isn't, none costs anything."""
+        return self._reads.up and len(self._looks) < MOST_LOOKS
+
+    @property
+    def writable(self) -> bool:
+        """Whether answers are stored now."""
+        return self._writes.up and self._clock() >= self._quiet_until
+
+    async def run(self) -> None:
+        """Keep both connections, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._keep_looking(), name="redis looks")
+            tasks.create_task(self._keep_storing(), name="redis writes")
+
+    async def find(self, under: bytes, key: bytes) -> Entry | None:
+        """What is stored under the key, within `OPERATION_SECONDS`; None also for everything that goes wrong.
+
+        ``under`` is the key space's `stored_under`.
+        """
+        if not self.up:
+            return None
+        reply: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
+        self._looks.append(_Look(stored_name(under, key), reply, self._clock()))
+        self._looking.set()
+        blob = await reply
+        if blob is None:
+            return None
+        if len(blob) <= THREAD_BYTES:
+            return codec.decode(blob, key, self._limit)
+        return await asyncio.to_thread(codec.decode, blob, key, self._limit)
+
+    def store(self, entry: Entry) -> None:
+        """Store an answer for as long as it says, later and if it can be done."""
+        if not self.writable or self._waiting_bytes + len(entry.body) > MOST_WAITING_BYTES:
+            self.counts.unstored += 1
+            return
+        self._waiting.append(entry)
+        self._waiting_bytes += len(entry.body)
+        self._storing.set()
+
+    async def _keep_looking(self) -> None:
+        try:
+            while True:
+                await self._reads.connect()
+                try:
+                    await self._look()
+                except Gone:
+                    self._give_up_looks()
+        finally:
+            self._give_up_looks()
+            await self._reads.close()
+
+    async def _look(self) -> None:
+        while True:
+            await self._looking.wait()
+            batch = self._looks[:LOOKS_AT_ONCE]
+            # Those that came while another batch was on its way have waited already.
+            seconds = max(OPERATION_SECONDS - (self._clock() - batch[0].began), _LEAST_SECONDS)
+            [values] = await self._reads.ask((b"MGET", *(look.name for look in batch)), seconds=seconds)
+            if not isinstance(values, list) or len(values) != len(batch):
+                await self._reads.fail(f"it answers MGET with {str(values)[:200]}")
+                raise Gone
+            self._reads.pace.succeeded()
+            del self._looks[: len(batch)]
+            if not self._looks:
+                self._looking.clear()
+            for look, value in zip(batch, values, strict=True):
+                if not look.reply.done():
+                    look.reply.set_result(value if isinstance(value, bytes) else None)
+
+    def _give_up_looks(self) -> None:
+        looks, self._looks = self._looks, []
+        self._looking.clear()
+        for look in looks:
+            if not look.reply.done():
+                self.counts.unanswered += 1
+                look.reply.set_result(None)
+
+    async def _keep_storing(self) -> None:
+        try:
+            while True:
+                await self._writes.connect()
+                try:
+                    await self._store()
+                except Gone:
+                    self._give_up_writes()
+        finally:
+            await self._writes.close()
+
+    async def _store(self) -> None:
+        while True:
+            await self._storing.wait()
+            batch = self._next_writes()
+            commands = [await _command(entry) for entry in batch]
+            try:
+                replies = await self._writes.ask(*commands)
+            except Gone:
+                self.counts.unstored += len(batch)
+                raise
+            self._writes.pace.succeeded()
+            refused = sum(isinstance(reply, Refusal) for reply in replies)
+            self.counts.unstored += refused
+            if refused:
+                self._refusals.failed()
+                self._quiet_until = self._clock() + self._refusals.pause()
+                self._give_up_writes()
+            else:
+                self._refusals.succeeded()
+
+    def _next_writes(self) -> list[Entry]:
+        batch: list[Entry] = []
+        size = 0
+        while self._waiting and len(batch) < WRITES_AT_ONCE:
+            size += len(self._waiting[0].body)
+            if batch and size > MOST_BYTES_AT_ONCE:
+                break
+            batch.append(self._waiting.popleft())
+        self._waiting_bytes -= sum(len(entry.body) for entry in batch)
+        if not self._waiting:
+            self._storing.clear()
+        return batch
+
+    def _give_up_writes(self) -> None:
+        self.counts.unstored += len(self._waiting)
+        self._waiting.clear()
+        self._waiting_bytes = 0
+        self._storing.clear()
+
+
+async def _command(entry: Entry) -> tuple[bytes | int, ...]:
+    packed = codec.encode(entry) if len(entry.body) <= THREAD_BYTES else await asyncio.to_thread(codec.encode, entry)
+    name = stored_name(stored_under(entry.origin.model), entry.origin.key)
+    return b"SET", name, packed, b"PX", max(1, int(entry.origin.ttl * 1000))
