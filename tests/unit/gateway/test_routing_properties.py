@@ -1,15 +1,22 @@
 """What holds for the router over every snapshot, every ask and every condition that Hypothesis thinks of."""
 
-from hypothesis import given
+import json
+
+from hypothesis import event, given
 from hypothesis import strategies as st
 
+from aigw_daemon.control.snapshots import snapshot as snapshot_of
 from aigw_daemon.gateway.ability import unspoken
 from aigw_daemon.gateway.balance import ordered
 from aigw_daemon.gateway.decision import Ask, Candidate, Conditions, Readiness
 from aigw_daemon.gateway.models_view import model_list
 from aigw_daemon.gateway.routing import CALM, RoutingTable, resolve
 from aigw_daemon.link.messages import CHAT, ENDPOINTS, Snapshot
+from aigw_daemon.profile.chains import is_pattern
+from aigw_daemon.profile.errors import ProfileError
+from aigw_daemon.profile.load import parse
 from aigw_daemon.words import State
+from tests.support.gateway import backend
 from tests.support.routing import BACKEND_NAMES, CASES, CONDITIONS, NAMES, SNAPSHOTS
 
 Case = tuple[Snapshot, Ask]
@@ -155,3 +162,43 @@ def test_balancing_only_ever_changes_the_order_of_equals(
 def test_a_name_alone_asks_for_a_chat(snapshot: Snapshot, name: str) -> None:
     table = RoutingTable(snapshot)
     assert resolve(table, name) == resolve(table, Ask(name, CHAT))
+
+
+LINKS = st.sampled_from(["p", "q", "r", "s", "a", "small", "a/x", "~p.*"])
+PROFILES = st.fixed_dictionaries(
+    {
+        "version": st.just(1),
+        "backends": st.just({"a": {"engine": "llamacpp", "model": "m", "served_name": "small"}}),
+        "routes": st.dictionaries(
+            LINKS,
+            st.builds(lambda alias: {"alias": alias}, LINKS)
+            | st.builds(
+                lambda targets, longer: {"targets": targets, "on_context_overflow": longer},
+                st.lists(LINKS, min_size=1, max_size=2),
+                st.lists(LINKS, max_size=2),
+            ),
+            max_size=4,
+        ),
+        "capabilities": st.dictionaries(LINKS, st.lists(LINKS, min_size=1, max_size=2), max_size=1),
+        "fallback": st.lists(LINKS, max_size=2),
+    }
+)
+
+
+@given(PROFILES)
+def test_a_profile_goes_in_circles_and_is_refused_or_every_name_of_it_ends(data: dict[str, object]) -> None:
+    try:
+        profile = parse(json.dumps(data), "p.yaml")
+    except ProfileError:
+        event("refused")
+        return
+    event("routed")
+    shown = snapshot_of(profile, [backend("a", 1, models=["small"])], 1)
+    table = RoutingTable(shown)
+    # A pattern is no name: one that it matches stands for it.
+    for name in ("pp" if is_pattern(name) else name for name in (*profile.routes, *profile.capabilities, "a/small")):
+        decision = resolve(table, name)
+        keys = [(candidate.backend, candidate.model) for candidate in decision.candidates]
+        assert decision.matched
+        assert len(set(keys)) == len(keys)
+        assert {name for name, _ in keys} <= {"a"}
