@@ -87,6 +87,11 @@ class Home:
         """Where the gateway worker reaches the daemon."""
         return self.runtime / "link.sock"
 
+    @property
+    def redis_socket(self) -> Path:
+        """Where the managed Redis answers."""
+        return self.runtime / "redis.sock"
+
     def prepare(self) -> None:
         """Make the folders, 0700 each, and what is missing above them (rule S13).
 

@@ -34,3 +34,5 @@ class EngineKind(StrEnum):
     LLAMACPP = "llamacpp"
     OPENAI = "openai"
     COMMAND = "command"
+    REDIS = "redis"
+    """The one that aigw runs for its cache; no profile declares it, and nothing is routed to it."""

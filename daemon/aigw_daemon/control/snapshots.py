@@ -83,6 +83,8 @@ def _route(profile: Profile, name: str) -> RouteView:
         on_context_overflow=_targets(context_chain(profile, name)),
         first_token_timeout=settings.first_token_timeout,
         request_timeout=settings.request_timeout,
+        cache=settings.cache,
+        cache_ttl=settings.ttl,
     )
 
 

@@ -95,6 +95,10 @@ class Decision(msgspec.Struct, frozen=True):
     """Seconds, in place of each backend's; None: the backend's."""
     request_timeout: float | None = None
     """Seconds, in place of the gateway's; None: the gateway's."""
+    cache: str | None = None
+    """Which answers are kept: on, deterministic or off; None: as the cache's mode says."""
+    cache_ttl: float | None = None
+    """Seconds that they are kept; None: the cache's."""
 
     @property
     def kept(self) -> tuple[Candidate, ...]:

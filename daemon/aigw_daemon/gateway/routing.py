@@ -84,6 +84,8 @@ class RoutingTable:
             instead=instead,
             first_token_timeout=route.first_token_timeout,
             request_timeout=route.request_timeout,
+            cache=route.cache,
+            cache_ttl=route.cache_ttl,
         )
 
     def _chain(self, match: Match, ask: Ask, conditions: Conditions) -> tuple[Candidate, ...]:

@@ -1,14 +1,15 @@
 """What daemon and gateway worker say to each other, as msgpack over a Unix socket.
 
-Down: `Snapshot` at every change, `Drain`, `Tail`. Up: `Hello` once per connection (with the listening descriptors
-beside it), `Load` while anything is in flight, `Records` in batches, `Demand`. Every message is a tagged struct; an
-unknown field is ignored, so that a newer side may say more.
+Down: `Snapshot` at every change, `Drain`, `Tail`, `CacheCommand`. Up: `Hello` once per connection (with the listening
+descriptors beside it), `Load` while anything is in flight, `Records` in batches, `Demand`, `CacheReply`. Every message
+is a tagged struct; an unknown field is ignored, so that a newer side may say more.
 """
 
 from typing import Final
 
 import msgspec
 
+from aigw_daemon.link.caching import CacheCommand, CacheReply
 from aigw_daemon.words import EngineKind, State
 
 CHAT: Final = "chat/completions"
@@ -124,6 +125,10 @@ class RouteView(msgspec.Struct, frozen=True):
     """Seconds, in place of the backend's; None: the backend's."""
     request_timeout: float | None = None
     """Seconds, in place of the gateway's; None: the gateway's."""
+    cache: str | None = None
+    """Which answers are kept: on, deterministic or off; None: as the cache's mode says."""
+    cache_ttl: float | None = None
+    """Seconds that they are kept; None: the cache's."""
 
 
 class CapabilityView(msgspec.Struct, frozen=True):
@@ -151,6 +156,26 @@ class GatewayView(msgspec.Struct, frozen=True):
     max_head: int = 64 * 1024
 
 
+class CacheView(msgspec.Struct, frozen=True):
+    """Which answers are kept, where and for how long; sizes in bytes, times in seconds."""
+
+    mode: str = "on"
+    """on, deterministic or off; a route may say otherwise."""
+    ttl: float = 3600.0
+    memory: int = 64 * 1024 * 1024
+    """What answers may take in the worker's process."""
+    max_answer: int = 1024 * 1024
+    """The largest that is kept."""
+    split_by: tuple[str, ...] = ()
+    """Fields of a request that count although they don't change an answer."""
+    fallback_answers: bool = False
+    """Whether a fallback's answer may be kept as the first choice's."""
+    redis: Secret | None = None
+    """The URL (redis, rediss or unix) of the second tier; None: there is none, or it doesn't run now."""
+    secret: Secret | None = None
+    """Of this installation, in hexadecimal digits, for making keys; None: one of the worker's own."""
+
+
 class Snapshot(msgspec.Struct, frozen=True, tag="snapshot"):
     """All that the worker routes on. Immutable; a later revision replaces it whole."""
 
@@ -162,6 +187,7 @@ class Snapshot(msgspec.Struct, frozen=True, tag="snapshot"):
     fallback: tuple[TargetView, ...] = ()
     """After a model that no route names but some backend serves."""
     capabilities: tuple[CapabilityView, ...] = ()
+    cache: CacheView = CacheView()
 
 
 class Drain(msgspec.Struct, frozen=True, tag="drain"):
@@ -256,8 +282,8 @@ class Started(msgspec.Struct, frozen=True, tag="started"):
     endpoint: str
 
 
-Down = Snapshot | Drain | Tail
-Up = Hello | Load | Demand | Records | Started
+Down = Snapshot | Drain | Tail | CacheCommand
+Up = Hello | Load | Demand | Records | Started | CacheReply
 
 encode = msgspec.msgpack.Encoder().encode
 _down: msgspec.msgpack.Decoder[Down] = msgspec.msgpack.Decoder(Down)

@@ -176,6 +176,11 @@ class ProcessSection(BackendSection):
     args: tuple[Word, ...] = Field(default=(), description="Further arguments, as they are.")
 
     @property
+    def has_port(self) -> bool:
+        """Whether it answers on a port of the loopback."""
+        return True
+
+    @property
     def always_on(self) -> bool:
         """Whether it runs as long as the profile is active."""
         return self.managed and self.start == "always"

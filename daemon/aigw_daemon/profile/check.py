@@ -17,6 +17,7 @@ from aigw_daemon.profile.backends import (
     ProcessSection,
     VllmBackend,
 )
+from aigw_daemon.profile.caching import LARGEST_PART, Cache
 from aigw_daemon.profile.chains import REGEX_MARK, direct, is_pattern
 from aigw_daemon.profile.commands import uses
 from aigw_daemon.profile.errors import shown
@@ -57,6 +58,7 @@ def check(profile: Profile, declared: Declared) -> list[Finding]:
     """All findings, in no particular order."""
     return [
         *_gateway(profile),
+        *_cache(profile.cache),
         *_ports(profile),
         *_groups(profile),
         *(finding for name, backend in profile.backends.items() for finding in _backend(name, backend)),
@@ -76,6 +78,16 @@ def _gateway(profile: Profile) -> Iterator[Finding]:
             shown(profile.gateway.host),
             hint="keep localhost, and put a proxy with authentication in front of it",
         )
+
+
+def _cache(cache: Cache) -> Iterator[Finding]:
+    if "redis_memory" in cache.model_fields_set and not cache.managed:
+        rule = "is for a Redis that aigw runs"
+        yield Finding(("cache", "redis_memory"), rule, hint="write redis: managed, or remove it")
+    if cache.redis is None and cache.max_answer > cache.memory // LARGEST_PART:
+        key = "max_answer" if "max_answer" in cache.model_fields_set else "memory"
+        rule = f"no answer takes more than an eighth of memory, so {LARGEST_PART} times max_answer is the least"
+        yield Finding(("cache", key), rule, str(getattr(cache, key)), hint="raise memory, or lower max_answer")
 
 
 def _ports(profile: Profile) -> Iterator[Finding]:
@@ -139,6 +151,8 @@ def _form(name: str, route: Route) -> Iterator[Finding]:
         for key in sorted(_OF_TARGETS & route.model_fields_set):
             rule = "an alias is only another name: this belongs to the route that it stands for"
             yield Finding((*path, key), rule, hint="move it there")
+    if route.cache == "off" and route.ttl is not None:
+        yield Finding((*path, "ttl"), "has no effect with cache: off", hint="remove one of them")
     if name.startswith(REGEX_MARK) and (trouble := _no_regex(name)):
         rule = f"a name that starts with {REGEX_MARK} is a regular expression, and this is none: {trouble}"
         yield Finding(path, rule, shown(name), hint="see Python's re for the form; without ~ it is a glob")

@@ -9,17 +9,18 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Discriminator, Field, PrivateAttr, Tag
 
 from aigw_daemon.profile.backends import Backend, BackendSection, ModelId, ProcessSection, Section, Text
+from aigw_daemon.profile.caching import Cache, CacheMode, Lifetime
 from aigw_daemon.profile.fields import request_field
-from aigw_daemon.profile.scalars import Duration, Locked, Secret, Size, check_redis, one_of_pattern, rule
+from aigw_daemon.profile.scalars import Duration, Locked, Size, one_of_pattern, rule
 from aigw_daemon.profile.sources import MODEL_NAME, MODEL_NAME_RULE, SourceError, model_path, parse_source
 
 BackendName = Annotated[
     str,
     AfterValidator(
         one_of_pattern(
-            r"(?!(gateway|daemon)$)[A-Za-z0-9][A-Za-z0-9._-]{0,62}",
+            r"(?!(gateway|daemon|redis)$)[A-Za-z0-9][A-Za-z0-9._-]{0,62}",
             "a backend's name starts with a letter or digit, holds only letters, digits, '.', '_' and '-', and is "
-            "neither gateway nor daemon (these are aigw's own processes and logs)",
+            "none of gateway, daemon and redis (these are aigw's own processes and logs)",
         )
     ),
 ]
@@ -89,16 +90,6 @@ class Gateway(Section):
         description="Host names that requests may name, beside localhost, loopback and host.docker.internal.",
     )
     cors_origins: tuple[Origin, ...] = Field(default=(), description="Web origins that may call from a browser.")
-
-
-class Cache(Section):
-    """Answers that are kept."""
-
-    ttl: Duration = Field(default=3600.0, description="How long an answer is kept.")
-    redis: Annotated[Secret, AfterValidator(check_redis)] | None = Field(
-        default=None,
-        description="A redis:// or rediss:// URL, or managed: the daemon runs one; absent: in this process only.",
-    )
 
 
 class Restart(Section):
@@ -189,6 +180,10 @@ class Route(Section):
     request_timeout: Duration | None = Field(
         default=None, description="The deadline of its requests; absent: the gateway's."
     )
+    cache: CacheMode | None = Field(
+        default=None, description="Whether its answers are kept: on, deterministic or off; absent: the cache's mode."
+    )
+    ttl: Lifetime | None = Field(default=None, description="How long they are kept; absent: the cache's.")
 
 
 CapabilityModels = Annotated[tuple[ModelId, ...], Field(min_length=1)]

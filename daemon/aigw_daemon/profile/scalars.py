@@ -222,8 +222,8 @@ def check_url(text: str) -> str:
 
 def check_redis(secret: Secret) -> Secret:
     """A Redis URL, which may hold a password, or the word ``managed``."""
-    if secret != Secret("managed") and not secret.starts_with("redis://", "rediss://"):
-        raise rule("must be a redis:// or rediss:// URL, or managed", secret=True)
+    if secret != Secret("managed") and not secret.starts_with("redis://", "rediss://", "unix://"):
+        raise rule("must be a redis://, rediss:// or unix:// URL, or managed", secret=True)
     return secret
 
 

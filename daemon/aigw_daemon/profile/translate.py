@@ -6,15 +6,15 @@ from typing import Any
 from pydantic_core import ErrorDetails
 
 from aigw_daemon.profile.backends import SECTIONS, Section
+from aigw_daemon.profile.caching import Cache
 from aigw_daemon.profile.check import Finding
 from aigw_daemon.profile.errors import ProfileProblem, did_you_mean, dotted, nearest, shown
-from aigw_daemon.profile.model import TARGET_FORMS, Cache, Gateway, ModelEntry, Profile, Restart, Route, Target
+from aigw_daemon.profile.model import TARGET_FORMS, Gateway, ModelEntry, Profile, Restart, Route, Target
 from aigw_daemon.profile.yaml import Document
-from aigw_daemon.words import EngineKind
 
 Path = tuple[str | int, ...]
 
-_ENGINES = tuple(str(kind) for kind in EngineKind)
+_ENGINES = tuple(map(str, SECTIONS))
 _RULES = {
     "int_type": "must be a whole number",
     "int_from_float": "must be a whole number",

@@ -27,6 +27,7 @@ class Running:
 
     handle: Handle
     port: int
+    """0: it has none."""
     key: Secret | None
     stale: bool = False
     """Adopted, and the profile now asks for another command line."""
@@ -76,7 +77,7 @@ async def launch(plan: Plan, edges: Edges, kind: Engine, placement: Placement) -
     seats = tuple(Seat(gpu.index, gpu.uuid) for gpu in placement.devices)
     handle = await edges.launcher.spawn(ProcessSpec(plan.name, command.argv, env, path))
     edges.state.update_backend(
-        plan.name, identity=handle.identity, port=port, log_offset=offset, descendants=(), gpus=seats
+        plan.name, identity=handle.identity, port=port or None, log_offset=offset, descendants=(), gpus=seats
     )
     return Running(handle, port, _key(plan, edges, kind))
 
@@ -146,7 +147,12 @@ def process_section(plan: Plan) -> ProcessSection:
 
 
 async def _choose_port(plan: Plan, edges: Edges, kind: Engine, remembered: int | None) -> int:
-    """The profile's port, else the one that it had, else a free one (rule A15). Raises Unrunnable, OSError."""
+    """The profile's port, else the one that it had, else a free one (rule A15); 0 where it needs none.
+
+    Raises Unrunnable and OSError.
+    """
+    if not process_section(plan).has_port:
+        return 0
     fixed = process_section(plan).port
     port = fixed or remembered or edges.launcher.free_port(_reserved(plan, edges))
     owner = edges.launcher.port_owner(port)

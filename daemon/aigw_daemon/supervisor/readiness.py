@@ -37,7 +37,7 @@ async def until_ready(
 async def read(plan: Plan, edges: Edges, kind: Engine, process: Running) -> Reading:
     """Ask it once. What answers on its port counts only when it is this process that listens there."""
     reading = await edges.prober.ready(kind, plan.section, url(process), process.key)
-    if (reading.up or reading.wrong) and not edges.launcher.listens(process.handle, process.port):
+    if process.port and (reading.up or reading.wrong) and not edges.launcher.listens(process.handle, process.port):
         owner = edges.launcher.port_owner(process.port)
         return Reading(why=f"port {process.port} is answered by {owner or 'another process'}, not by our engine")
     return reading

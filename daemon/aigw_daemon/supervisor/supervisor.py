@@ -5,11 +5,13 @@ import logging
 import os
 from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from aigw_daemon.home import Home
 from aigw_daemon.profile.backends import BackendSection, LlamacppBackend, ProcessSection
+from aigw_daemon.profile.caching import REDIS, redis_section
 from aigw_daemon.profile.model import Profile
 from aigw_daemon.state_file import StateFile
 from aigw_daemon.supervisor.attached import AttachedBackend
@@ -22,6 +24,7 @@ from aigw_daemon.supervisor.happenings import Tell, nobody
 from aigw_daemon.supervisor.launcher import Launcher
 from aigw_daemon.supervisor.managed import ManagedBackend
 from aigw_daemon.supervisor.probe import HttpProber
+from aigw_daemon.supervisor.redis_probe import PingProber
 from aigw_daemon.supervisor.residency import Applicant, admitted
 from aigw_daemon.supervisor.traffic import Watch
 from aigw_daemon.words import State
@@ -124,11 +127,11 @@ class Supervisor:
         async with self._turn:
             applied = self._state.document.applied
             switched = applied is not None and applied != profile.file
-            plans = {name: Plan(name, section, profile) for name, section in profile.backends.items()}
+            plans = _plans(profile)
             await self._drop([name for name, backend in self._backends.items() if not _same(backend, plans.get(name))])
             await self._discard(set(self._state.document.backends) - set(plans))
             for plan in plans.values():
-                self._take_in(plan, replace=switched)
+                self._take_in(plan, replacing=switched)
             self._backends = {name: self._backends[name] for name in plans}
             self._state.update(applied=profile.file)
             wanted = self._admitted(
@@ -191,7 +194,12 @@ class Supervisor:
 
     def reports(self) -> list[BackendReport]:
         """All backends, in the order of the profile."""
-        return [backend.report() for backend in self._backends.values()]
+        return [backend.report() for backend in self._named(())]
+
+    def redis(self) -> BackendReport | None:
+        """The Redis that is run for the cache, if any. It has a name like a backend, and is meant only by that."""
+        server = self._backends.get(REDIS)
+        return None if server is None else server.report()
 
     def log_path(self, name: str) -> Path:
         """Where a backend's output goes; its earlier part is beside it, with ``.1``. Raises UnknownBackend."""
@@ -202,7 +210,7 @@ class Supervisor:
         for name in names:
             if name not in self._backends:
                 raise UnknownBackend(name, list(self._backends))
-        return [self._backends[name] for name in names or self._backends]
+        return [self._backends[name] for name in names or self._backends if names or name != REDIS]
 
     def _startable(self, names: Collection[str], *, evict: bool) -> list[Backend]:
         """What a start of these, or of all, means where only one of a group can run."""
@@ -228,17 +236,18 @@ class Supervisor:
 
     # --- switching
 
-    def _take_in(self, plan: Plan, *, replace: bool) -> None:
+    def _take_in(self, plan: Plan, *, replacing: bool) -> None:
         known = self._backends.get(plan.name)
         if known is not None:
             known.plan = plan
             return
         if self._tasks is None:
             raise RuntimeError("the supervisor is not running")
+        edges = self._edges
+        if plan.name == REDIS:
+            edges = replace(edges, prober=PingProber(edges.home.redis_socket))
         backend: Backend = (
-            ManagedBackend(plan, self._edges, replace=replace)
-            if plan.section.managed
-            else AttachedBackend(plan, self._edges)
+            ManagedBackend(plan, edges, replace=replacing) if plan.section.managed else AttachedBackend(plan, edges)
         )
         self._backends[plan.name] = backend
         self._tasks.create_task(backend.run(), name=f"backend {plan.name}")
@@ -286,6 +295,13 @@ class Supervisor:
             log.error("%s: processes %s survive SIGKILL", name, stopped.unkillable)
         elif name in self._state.document.backends:
             self._state.update_backend(name, identity=None, descendants=(), wanted=False)
+
+
+def _plans(profile: Profile) -> dict[str, Plan]:
+    """All that runs for this profile: its backends, and the Redis of its cache."""
+    plans = {name: Plan(name, section, profile) for name, section in profile.backends.items()}
+    redis = redis_section(profile.cache)
+    return plans if redis is None else plans | {REDIS: Plan(REDIS, redis, profile)}
 
 
 def _group(backend: Backend) -> str | None:

@@ -118,11 +118,11 @@ def test_what_only_looks_like_a_clash_is_fine(text: str) -> None:
     assert problems_of(text) == []
 
 
-@pytest.mark.parametrize("name", ["gateway", "daemon"])
+@pytest.mark.parametrize("name", ["gateway", "daemon", "redis"])
 def test_a_backend_cannot_take_the_name_of_a_process_of_aigws_own(name: str) -> None:
     (problem,) = problems_of(f"version: 1\nbackends: {{{name}: {{engine: llamacpp, model: m}}}}")
     assert problem.startswith("p:2:")
-    assert "neither gateway nor daemon" in problem
+    assert "none of gateway, daemon and redis" in problem
 
 
 def test_a_name_that_only_begins_like_one_is_fine() -> None:
