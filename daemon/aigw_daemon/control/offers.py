@@ -30,7 +30,10 @@ def no_longer_offered(snapshot: Snapshot) -> list[Gone]:
 
 
 def _lacks(cloud: BackendView, model: str) -> bool:
-    return served_name(cloud, {view.id: view for view in cloud.models}, model) is None
+    """Also one that the profile's own ``models`` names: it is asked for all the same, since lists may be incomplete."""
+    served = {view.id: view for view in cloud.models}
+    name = served_name(cloud, served, model)
+    return name is None or (name in served and not served[name].listed)
 
 
 def _routed(snapshot: Snapshot) -> Iterator[Gone]:

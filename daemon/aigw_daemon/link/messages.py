@@ -43,6 +43,8 @@ class ModelView(msgspec.Struct, frozen=True):
     """Of chat, completions, embeddings, rerank, vision, tools."""
     digest: str | None = None
     """Of its content, where the engine says it: the same name can come to mean another model."""
+    listed: bool = True
+    """Whether the backend's own list has it; not, where only the profile says that it is there."""
 
 
 class BackendView(msgspec.Struct, frozen=True):

@@ -139,7 +139,8 @@ class AttachedBackend(Backend):
         named = self.plan.section.served_models
         if named is None:
             return tuple(listed.values())
-        return tuple(listed.get(name) or ModelView(id=name, created=0) for name in named)
+        # One that lists nothing can't be said to lack anything.
+        return tuple(listed.get(name) or ModelView(id=name, created=0, listed=not listed) for name in named)
 
     def _answers(self, answer: Reading) -> None:
         if self._answers_since is None:

@@ -102,6 +102,13 @@ def test_a_routed_model_that_its_cloud_no_longer_offers_is_told_once() -> None:
     assert answer(snapshot, "deep").warnings == []
 
 
+def test_a_model_that_only_the_profile_says_a_cloud_has_is_warned_of_and_still_asked_for() -> None:
+    named = having(cloud("cloud"), msgspec.structs.replace(model("deep:1t"), listed=False), model("old:1b"))
+    told = answer(showing(named, WARM, routes=ROUTES), "deep")
+    assert told.warnings == ["cloud no longer offers deep:1t, which the route 'deep' asks it for"]
+    assert told.candidates[0].kept
+
+
 def test_a_cloud_that_says_nothing_is_not_accused() -> None:
     assert no_longer_offered(showing(cloud("cloud"), routes=ROUTES)) == []
     assert no_longer_offered(showing(cloud("cloud", "x", state=State.UNREACHABLE), routes=ROUTES)) == []
