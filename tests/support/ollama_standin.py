@@ -126,6 +126,7 @@ class Store:
         self.index = folder / "manifests.json"
         self.runners: dict[str, Runner] = {}
         self.lock = threading.RLock()
+        self.downloads: dict[str, threading.Lock] = {}
         self.blobs.mkdir(parents=True, exist_ok=True)
 
     def models(self) -> dict[str, dict[str, Any]]:
@@ -201,7 +202,9 @@ def pull(store: Store, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
         manifest = fetch_manifest(f"{base}/manifests/{tag}")
         layers = [*manifest["layers"], manifest["config"]]
         for layer in layers:
-            yield from pull_layer(store, base, layer["digest"], layer["size"])
+            # Two pulls share one download, also when the first is only just noticing that its client has left.
+            with store.downloads.setdefault(layer["digest"], threading.Lock()):
+                yield from pull_layer(store, base, layer["digest"], layer["size"])
         yield {"status": "verifying sha256 digest"}
         for layer in layers:
             verify(store, layer["digest"])

@@ -3,6 +3,7 @@
 It looks at all that serve, twice a second, asks `residency` and passes the answer on. Backends never call each other.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from aigw_daemon.supervisor.traffic import Traffic
 from aigw_daemon.words import SERVING
 
 LOOK_SECONDS: Final = 0.5
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,10 @@ class Coordinator:
         """Look again and again, until cancelled."""
         while True:
             await self._edges.clock.sleep(LOOK_SECONDS)
-            self._look()
+            try:
+                self._look()
+            except Exception:  # a bug of ours here must not take the backends along
+                log.exception("cannot decide who is to leave")
 
     @contextmanager
     def using(self, name: str) -> Iterator[None]:

@@ -322,6 +322,17 @@ async def test_pull_through_a_backend_keeps_it(home: Home) -> None:
         await pair.reaches(pair.a, State.STOPPED, 70)
 
 
+async def test_bug_in_a_look_is_logged_and_the_next_look_comes(
+    home: Home, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with rivals(home, idle_stop=60.0) as pair:
+        with monkeypatch.context() as broken:
+            broken.setattr(pair.world.edges.groups, "_holders", None)
+            await pair.world.clock.advance(1)
+        assert "cannot decide who is to leave" in caplog.text
+        await pair.reaches(pair.a, State.STOPPED, 70)
+
+
 async def test_requests_of_a_gateway_that_is_gone_do_not_keep_it(home: Home) -> None:
     async with rivals(home, idle_stop=60.0) as pair:
         pair.use(a=1)
