@@ -1,6 +1,7 @@
 """Passes a stream on as it arrives. After its first byte nothing falls back: it ends whole, or with one error event."""
 
 import asyncio
+from time import monotonic
 
 from aigw_daemon.gateway.attempt import STREAM_LINES, STREAM_TYPE, Streamed
 from aigw_daemon.gateway.call import Call
@@ -34,24 +35,59 @@ async def relay(call: Call, answer: Streamed) -> None:
 
 
 async def _pump(exchange: Exchange, answer: Streamed) -> None:
-    scan, response, lane, gap = answer.scan, answer.response, answer.hop.lane, answer.hop.gap_timeout
-    while scan.error is None:
-        chunk = await (response.chunk() if gap is None else _chunk_in_time(response, gap))
-        if chunk is None:
-            return
+    gap = answer.hop.gap_timeout
+    if gap is None:
+        await _pass_on(exchange, answer, None)
+        return
+    watch = _GapWatch(exchange, answer.response, gap)
+    try:
+        await _pass_on(exchange, answer, watch)
+    except UpstreamError as error:
+        if watch.late:
+            raise UpstreamError(f"nothing came for {gap:g} s") from error
+        raise
+    finally:
+        watch.stop()
+
+
+async def _pass_on(exchange: Exchange, answer: Streamed, watch: "_GapWatch | None") -> None:
+    scan, response, lane = answer.scan, answer.response, answer.hop.lane
+    while scan.error is None and (chunk := await response.chunk()) is not None:
         lane.relayed += 1
+        if watch is not None:
+            watch.last = monotonic()
         if passed := scan.feed(chunk):
             exchange.write(passed)
         if exchange.write_paused:
             await _until_taken(exchange, answer)
 
 
-async def _chunk_in_time(response: Response, gap: float) -> bytes | None:
-    try:
-        async with asyncio.timeout(gap):
-            return await response.chunk()
-    except TimeoutError as error:
-        raise UpstreamError(f"nothing came for {gap:g} s") from error
+class _GapWatch:
+    """Ends a stream in which nothing comes for too long. One timer that looks now and then: none for each piece."""
+
+    def __init__(self, exchange: Exchange, response: Response, gap: float) -> None:
+        self.last = monotonic()
+        """When the last piece came."""
+        self.late = False
+        self._exchange = exchange
+        self._response = response
+        self._gap = gap
+        self._timer = asyncio.get_running_loop().call_later(gap, self._look)
+
+    def stop(self) -> None:
+        """The stream is over."""
+        self._timer.cancel()
+
+    def _look(self) -> None:
+        if self._exchange.write_paused:
+            # It is the client who holds it up.
+            self.last = monotonic()
+        left = self._gap - (monotonic() - self.last)
+        if left > 0:
+            self._timer = asyncio.get_running_loop().call_later(left, self._look)
+        else:
+            self.late = True
+            self._response.close()
 
 
 async def _until_taken(exchange: Exchange, answer: Streamed) -> None:

@@ -24,7 +24,7 @@ class PooledClient:
         *,
         connect_timeout: float = 5.0,
         idle_lifetime: float = 4.0,
-        max_idle_per_address: int = 64,
+        max_idle_per_address: int = 512,
         tls_context: ssl.SSLContext | None = None,
     ) -> None:
         self._connect_timeout = connect_timeout
