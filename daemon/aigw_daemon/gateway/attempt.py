@@ -33,6 +33,8 @@ from aigw_daemon.gateway.wire import BAD_JSON, Said, relayed_error, upstream_err
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 """A whole answer is held until it is complete, so that a truncated one can still fall back."""
 MAX_ERROR_BYTES = 256 * 1024
+MAX_PREAMBLE_BYTES = 1024 * 1024
+"""What an engine may send before its stream's first event, such as comments: it is held until then."""
 STREAM_TYPE = b"text/event-stream"
 STREAM_LINES = b"x-accel-buffering: no\r\n"
 """Else a proxy in front holds events back."""
@@ -139,6 +141,9 @@ async def _begin_stream(call: Call, hop: Hop, permit: Permit, response: Response
         first += scan.feed(chunk)
         if scan.error is not None:
             break
+        if len(first) > MAX_PREAMBLE_BYTES and not scan.begun:
+            what = f"its stream sent {MAX_PREAMBLE_BYTES} bytes without an event"
+            raise AttemptFailed(Kind.FAILED, what, counts=Failure.BAD_ANSWER)
     call.end_wait()
     if scan.begun:
         if not hop.breaker.closed:

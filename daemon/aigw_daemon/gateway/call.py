@@ -81,8 +81,10 @@ class Call:
         self._asked = perf_counter()
 
     def end_wait(self) -> None:
-        """The time since `ask`, `first_byte` or `begin_wait` was not the gateway's."""
-        self._waited += perf_counter() - self._asked
+        """The time since `ask`, `first_byte`, `begin_wait` or the last `end_wait` was not the gateway's."""
+        now = perf_counter()
+        self._waited += now - self._asked
+        self._asked = now
 
     def answer_head(self, content_type: bytes, hop: Hop) -> bytes:
         """Status line and header lines of a 200; with this the overhead is settled."""
@@ -92,6 +94,11 @@ class Call:
         shown = _MILLISECONDS[hundredths] if 0 <= hundredths < len(_MILLISECONDS) else b"%.2f" % (overhead * 1e3)
         head = hop.answer_head(content_type, self.attempts)
         return b"%bx-aigw-request-id: %b\r\nx-aigw-overhead-ms: %b\r\n" % (head, self.id, shown)
+
+    def early_head(self, content_type: bytes, hop: Hop) -> bytes:
+        """The same in the midst of a wait, for an answer that is promised before it is there."""
+        self.end_wait()
+        return self.answer_head(content_type, hop)
 
     def fail(self, error: ApiError) -> None:
         """An error answer, or where a stream has begun, one error event and no ``[DONE]``."""

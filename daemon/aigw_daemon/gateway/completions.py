@@ -55,6 +55,11 @@ class Completions:
             if exchange.interruption is None:
                 raise
             self._interrupted(call, exchange.interruption)
+        except Exception as error:
+            # The server answers; the record says what became of the request all the same.
+            call.status = call.status or 500
+            call.error = f"internal_error: {type(error).__name__}"
+            raise
         finally:
             self._reporter.finish(call)
 

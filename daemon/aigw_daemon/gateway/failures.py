@@ -64,10 +64,11 @@ Met = tuple[str, AttemptFailed]
 _RELAYED: Final = frozenset({400, 405, 406, 409, 411, 413, 414, 415, 416, 422, 424, 451})
 _PASSING: Final = frozenset({502, 503, 504, 529})
 _TOO_LONG: Final = re.compile(
-    "context_length_exceeded|exceed_context_size|maximum context length|exceeds the available context size",
+    "context_length_exceeded|exceed_context_size|max(?:imum)? context length|exceeds the (?:available )?context",
     re.IGNORECASE,
 )
-"""How OpenAI, llama.cpp and vLLM say it; the first two as a code or a type."""
+"""How OpenAI, llama.cpp, vLLM and Ollama say it; the first two as a code or a type."""
+_SECONDS: Final = re.compile("[0-9]{1,9}")
 
 
 def is_clients_fault(status: int) -> bool:
@@ -86,7 +87,7 @@ def is_too_long(said: Said) -> bool:
 def failed_status(status: int, message: str | None, retry_after: str) -> AttemptFailed:
     """An upstream's answer that is neither an answer nor the client's fault."""
     said = f"it answered {status}: {message}" if message else f"it answered {status}"
-    seconds = int(retry_after) if retry_after.isascii() and retry_after.isdigit() else None
+    seconds = int(retry_after) if _SECONDS.fullmatch(retry_after) else None
     if status == 429:  # noqa: PLR2004  # a status says more than a name for it
         return AttemptFailed(Kind.LIMITED, said, seconds, passing=seconds is not None)
     counts = Failure.SERVER_ERROR if status >= 500 else None  # noqa: PLR2004

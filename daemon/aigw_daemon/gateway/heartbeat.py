@@ -15,17 +15,23 @@ BEAT_SECONDS: Final = 15.0
 
 
 class Heartbeat:
-    """Beats every `BEAT_SECONDS` until `stop`. ``head``: of the answer, asked for when the first one commits it."""
+    """Beats every `BEAT_SECONDS` until `stop`."""
 
-    __slots__ = ("_began", "_exchange", "_head", "_timer", "what")
+    __slots__ = ("_began", "_exchange", "_head", "_timer", "_what")
 
-    def __init__(self, exchange: Exchange, head: Callable[[], bytes]) -> None:
+    def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
-        self._head = head
-        self.what = ""
-        """What the stream waits for, in a few words."""
+        self._what = ""
+        self._head: Callable[[], bytes] = bytes
         self._began = monotonic()
         self._timer = asyncio.get_running_loop().call_later(BEAT_SECONDS, self._beat)
+
+    def say(self, what: str, head: Callable[[], bytes]) -> None:
+        """What the stream waits for now, in a few words; and the answer's head, asked for when a beat commits it."""
+        if what != self._what:
+            self._what = what
+            self._began = monotonic()
+        self._head = head
 
     def stop(self) -> None:
         """Something else is written from now on."""
@@ -36,5 +42,5 @@ class Heartbeat:
         if not exchange.streaming:
             exchange.start(self._head())
         if not exchange.write_paused:
-            exchange.write(b": %b, %d s\n\n" % (self.what.encode(), monotonic() - self._began))
+            exchange.write(b": %b, %d s\n\n" % (self._what.encode(), monotonic() - self._began))
         self._timer = asyncio.get_running_loop().call_later(BEAT_SECONDS, self._beat)

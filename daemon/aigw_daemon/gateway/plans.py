@@ -70,6 +70,8 @@ def compile_plan(table: RoutingTable, standings: Standings, decision: Decision, 
     hops = tuple(_hop(table, standings, decision, candidate) for candidate in decision.kept)
     longer = (candidate for candidate in decision.on_context_overflow if candidate.kept)
     plain = hops and not hops[0].cold and decision.balance == "order" and decision.params is None
+    # A deadline of the route's own is a walk's to set.
+    plain = plain and decision.request_timeout is None
     return Plan(
         decision=decision,
         hops=hops,

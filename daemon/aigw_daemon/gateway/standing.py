@@ -101,6 +101,9 @@ class Standings:
 
     def _moved(self, _breaker: Breaker) -> None:
         self._on_change()
+        self._set_circuit_timer()
+
+    def _set_circuit_timer(self) -> None:
         if self._circuit_timer is not None:
             self._circuit_timer.cancel()
             self._circuit_timer = None
@@ -109,5 +112,6 @@ class Standings:
             self._circuit_timer = asyncio.get_running_loop().call_later(delay, self._refresh)
 
     def _refresh(self) -> None:
-        self._circuit_timer = None
         self._breakers.refresh(self._clock())
+        # Anew even if nothing moved: loops count in milliseconds, so a timer can ring a little before its time.
+        self._set_circuit_timer()

@@ -21,6 +21,7 @@ from aigw_daemon.gateway.balance import ordered
 from aigw_daemon.gateway.breaker import Permit
 from aigw_daemon.gateway.budget import RetryBudget, pause
 from aigw_daemon.gateway.call import Call
+from aigw_daemon.gateway.decision import Decision
 from aigw_daemon.gateway.failures import AttemptFailed, Kind, TooLong, foreign_backend, not_spoken, spent, unknown_model
 from aigw_daemon.gateway.heartbeat import Heartbeat
 from aigw_daemon.gateway.live import Live
@@ -59,8 +60,11 @@ class Walk:
         """What each candidate said last, by backend and model."""
         self._places: dict[str, int] = {}
         """Where the request stood in the lines of backends."""
-        self._waited_cold = 0.0
+        self._waited_cold: dict[str, float] = {}
+        """Seconds that it waited for backends to start."""
         self._too_long: TooLong | None = None
+        self._only: tuple[str, str] | None = None
+        """The one candidate that may answer, where the client wants no fallback."""
 
     async def answer(self) -> Whole | Streamed:
         """The first answer. Raises ApiError when there is none."""
@@ -72,18 +76,18 @@ class Walk:
 
     async def _answer(self) -> Whole | Streamed:
         while True:
-            plan = self._plan()
+            plan, too_long = self._plan(), self._too_long
             hops = self._hops(plan)
             answer = await self._first_of(plan, hops)
             if answer is not None:
                 return answer
-            if not self._live.is_current(plan):
+            if self._is_overtaken(plan, too_long):
                 continue
             cold = next((hop for hop in hops if hop.cold), None)
             if cold is not None and plan.decision.cold != "reject":
                 await self._await_start(cold, last=len(self._left(hops)) == 1)
             elif not await self._pause(plan):
-                raise spent(plan.decision, self._call.met)
+                raise self._spent(plan)
 
     def note(self, hop: Hop, permit: Permit, failure: AttemptFailed) -> None:
         """An attempt failed: tell the circuit, and remember it."""
@@ -119,10 +123,11 @@ class Walk:
 
     def _hops(self, plan: Plan) -> list[Hop]:
         """Those left to try, in this request's order."""
-        if self._too_long is not None and not plan.overflow:
-            raise self._too_long.error
         if self._too_long is not None or (self._ask.tokens and not plan.hops):
-            return self._left(list(plan.overflow))
+            longer = self._wanted(list(plan.overflow), plan)
+            if self._too_long is not None and not longer:
+                raise self._too_long.error
+            return self._left(longer)
         decision = plan.decision
         order = ordered(decision.kept, decision.balance, self._live.standings.counts(), self._means.random)
         return self._left(self._wanted([plan.hops[place] for place in order], plan))
@@ -134,7 +139,20 @@ class Walk:
             if all(candidate.backend != controls.backend for candidate in plan.decision.candidates):
                 raise foreign_backend(plan.decision, controls.backend)
             hops = [hop for hop in hops if hop.candidate.backend == controls.backend]
-        return hops if controls.fallback else hops[:1]
+        if controls.fallback:
+            return hops
+        if self._only is None:
+            self._only = _first(plan.decision, hops)
+        return [hop for hop in hops if _key(hop) == self._only]
+
+    def _is_overtaken(self, plan: Plan, too_long: TooLong | None) -> bool:
+        """Whether the way on must be decided anew: something changed, or an engine said that the prompt is too long."""
+        return not self._live.is_current(plan) or self._too_long is not too_long
+
+    def _spent(self, plan: Plan, why: str | None = None) -> ApiError:
+        if self._too_long is not None and all(isinstance(failure, TooLong) for failure in self._failed.values()):
+            return self._too_long.error
+        return spent(plan.decision, self._call.met, why)
 
     def _left(self, hops: list[Hop]) -> list[Hop]:
         return [hop for hop in hops if _key(hop) not in self._failed]
@@ -151,6 +169,7 @@ class Walk:
 
     async def _first_of(self, plan: Plan, hops: list[Hop]) -> Whole | Streamed | None:
         """The first answer of those that are ready; None when there is none, or the plan has gone out of date."""
+        too_long = self._too_long
         for hop, may_queue in self._stations(plan, hops):
             if hop.cold:
                 self._demand(hop)
@@ -159,10 +178,10 @@ class Walk:
                 continue
             self._check_budget(plan)
             last = len(self._left(hops)) == 1
-            entered = await self._enter(hop, may_queue=may_queue, last=last)
+            entered = await self._enter(hop, may_queue=may_queue)
             if entered is not None and (answer := await self._at(entered, last=last)) is not None:
                 return answer
-            if not self._live.is_current(plan):
+            if self._is_overtaken(plan, too_long):
                 return None
         return None
 
@@ -173,17 +192,17 @@ class Walk:
         why = f"{made} attempts were made, and gateway.max_attempts is {most}" if made >= most else None
         why = why or self._means.budget.refusal(self._live.standings.in_flight)
         if why is not None:
-            raise spent(plan.decision, self._call.met, why)
+            raise self._spent(plan, why)
 
-    async def _enter(self, hop: Hop, *, may_queue: bool, last: bool) -> Hop | None:
+    async def _enter(self, hop: Hop, *, may_queue: bool) -> Hop | None:
         """Take a slot; the hop as it is by then, or None."""
         if hop.lane.try_enter():
             return hop
         if not may_queue:
             return None
         name, call = hop.candidate.backend, self._call
-        if last:
-            self._beat(hop, f"waiting for a place at {name}")
+        # Waiting too long in a line is a 503, so it promises nothing (rule B11); a promise made before holds.
+        self._beat(hop, f"waiting for a place at {name}", last=call.exchange.streaming)
         call.begin_wait()
         try:
             await hop.lane.enter(call.controls.priority, self._live.gateway.queue_timeout, self._places.pop(name, None))
@@ -203,10 +222,12 @@ class Walk:
     def _as_it_is_now(self, hop: Hop) -> Hop | None:
         """The same candidate in the present plan; a slot at one that can't be asked any more is given back."""
         try:
-            now = next((other for other in self._plan().hops if _key(other) == _key(hop) and not other.cold), None)
+            plan = self._plan()
         except ApiError:
             hop.lane.leave()
             raise
+        hops = plan.hops if self._too_long is None else plan.overflow
+        now = next((other for other in hops if _key(other) == _key(hop) and not other.cold), None)
         if now is None:
             hop.lane.leave()
         return now
@@ -235,8 +256,7 @@ class Walk:
         return answer
 
     async def _asked(self, hop: Hop, permit: Permit, *, last: bool) -> Whole | Streamed:
-        if last:
-            self._beat(hop, f"waiting for the first token of {hop.candidate.backend}")
+        self._beat(hop, f"waiting for the first token of {hop.candidate.backend}", last=last)
         asked = attempt(self._means.upstream, self._call, hop, permit)
         if self._call.stream and hop.first_token_timeout is not None:
             return await in_time(asked, hop.first_token_timeout)
@@ -254,22 +274,22 @@ class Walk:
 
     async def _await_start(self, hop: Hop, *, last: bool) -> None:
         """Wait for a change, or as long as a demand is believed to be on its way. The request's own clock stands."""
-        if last:
-            self._beat(hop, f"loading {hop.candidate.backend}")
-        exchange, began = self._call.exchange, monotonic()
+        name, exchange, began = hop.candidate.backend, self._call.exchange, monotonic()
+        self._beat(hop, f"loading {name}", last=last)
+        waited = self._waited_cold.get(name, 0.0)
         remaining = exchange.remaining
         exchange.allow(inf)
         self._call.begin_wait()
         try:
-            async with asyncio.timeout(min(REPEAT_DEMAND_SECONDS, hop.cold_timeout - self._waited_cold)):
+            async with asyncio.timeout(min(REPEAT_DEMAND_SECONDS, hop.cold_timeout - waited)):
                 await self._live.changed()
         except TimeoutError:
             pass  # the way is looked at anew, and the demand repeated
         finally:
             self._call.end_wait()
             exchange.allow(remaining)
-        self._waited_cold += monotonic() - began
-        if self._waited_cold >= hop.cold_timeout:
+        self._waited_cold[name] = waited = waited + monotonic() - began
+        if waited >= hop.cold_timeout:
             late = f"it did not start within {hop.cold_timeout:g} s"
             self._remember(hop, AttemptFailed(Kind.TIMED_OUT, late))
 
@@ -290,17 +310,30 @@ class Walk:
             await asyncio.sleep(seconds)
         finally:
             call.end_wait()
-        self._failed = {key: failure for key, failure in self._failed.items() if not failure.passing}
+        self._failed = {key: failure for key, failure in self._failed.items() if not _has_passed(failure, seconds)}
         return True
 
-    def _beat(self, hop: Hop, what: str) -> None:
-        """Nobody else can answer any more, so the client may be told that it is waited for."""
+    def _beat(self, hop: Hop, what: str, *, last: bool) -> None:
+        """Tell the client that its stream is waited for, if nobody else can answer any more; else promise nothing."""
         call = self._call
-        if not call.stream:
-            return
-        if call.heartbeat is None:
-            call.heartbeat = Heartbeat(call.exchange, lambda: call.answer_head(STREAM_TYPE, hop) + STREAM_LINES)
-        call.heartbeat.what = what
+        if last and call.stream:
+            beat = call.heartbeat = call.heartbeat or Heartbeat(call.exchange)
+            beat.say(what, lambda: call.early_head(STREAM_TYPE, hop) + STREAM_LINES)
+        elif call.heartbeat is not None and not call.exchange.streaming:
+            call.heartbeat.stop()
+            call.heartbeat = None
+
+
+def _has_passed(failure: AttemptFailed, seconds: float) -> bool:
+    """Whether it may ask again after so many seconds; an engine's Retry-After is never undercut."""
+    return failure.passing and (failure.retry_after or 0) <= seconds
+
+
+def _first(decision: Decision, hops: list[Hop]) -> tuple[str, str]:
+    """Who alone is asked without fallback: of equal targets the one that was drawn, else the first, able or not."""
+    drawn = decision.balance != "order" and hops and not hops[0].candidate.fallback
+    first = hops[0].candidate if drawn else decision.candidates[0]
+    return first.backend, first.model
 
 
 def _key(hop: Hop) -> tuple[str, str]:
