@@ -13,6 +13,7 @@ from typing import Literal
 from tests.support.wait import eventually_now
 
 PROGRAMS = ("redis-server", "valkey-server")
+READY = ("+PONG", "-NOAUTH Authentication required.")
 
 
 class RedisServer:
@@ -39,7 +40,7 @@ class RedisServer:
             [_program(), *where, *path, "--save", "", "--appendonly", "no", "--dir", str(self._folder), *self._options],
             stdout=subprocess.DEVNULL,
         )
-        eventually_now(lambda: self.command("PING") == "+PONG", what="a Redis that answers")
+        eventually_now(lambda: self.command("PING") in READY, what="a Redis that answers")
 
     def command(self, *words: str) -> str | None:
         """The first line of its reply; None if it can't be reached."""

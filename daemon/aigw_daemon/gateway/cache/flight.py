@@ -23,8 +23,6 @@ LONGEST_WAIT: Final = 120.0
 second generation beside the first costs the engine less than a call that nobody sees the end of costs its clients."""
 
 Head = TypeVar("Head")
-Drive = Callable[["Flight[Head]"], Coroutine[Any, Any, None]]
-"""Asks upstream and tells the flight."""
 
 
 class GoAlone(Exception):
@@ -135,7 +133,7 @@ class Flight(Generic[Head]):
             self._wake()
 
     async def room(self) -> None:
-        """Wait until some rider has caught up, or left."""
+        """Wait until some rider has caught up."""
         while self.crowded:
             self._room = asyncio.get_running_loop().create_future()
             await self._room
@@ -147,7 +145,7 @@ class Flight(Generic[Head]):
         return self._pieces[number - self._dropped :]
 
     def moved(self) -> None:
-        """A rider has caught up, or left."""
+        """A rider has caught up."""
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
 
@@ -155,7 +153,6 @@ class Flight(Generic[Head]):
         """A rider is gone; with the last one goes the upstream call."""
         if rider in self._riders:
             self._riders.remove(rider)
-            self.moved()
             if not self._riders and not self.ended:
                 self.fail(GivenUp("nobody waits for it any more"))
                 if self.driver is not None:
@@ -286,6 +283,10 @@ class Rider(Generic[Head]):
     def _count(self, piece: bytes) -> None:
         self.taken += 1
         self._bytes += len(piece)
+
+
+Drive = Callable[[Flight[Head]], Coroutine[Any, Any, None]]
+"""Asks upstream and tells the flight."""
 
 
 class Flights(Generic[Head]):

@@ -22,7 +22,7 @@ from aigw_daemon.gateway.cache.pace import Pace
 
 OPERATION_SECONDS: Final = 0.1
 """The longest that anything may take that a request waits for (rule B22)."""
-CONNECT_SECONDS: Final = 2.0
+CONNECT_SECONDS: Final = 1.0
 """Nobody waits for a connection: TLS to a distant host may take its time."""
 
 _log = logging.getLogger(__name__)

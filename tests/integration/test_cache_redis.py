@@ -1,0 +1,357 @@
+"""The cache with a real Redis: what it keeps there, and that no fault of Redis is a request's."""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from typing import Literal
+
+import msgspec
+import pytest
+
+from aigw_daemon.gateway.cache import codec
+from aigw_daemon.gateway.cache.cache import Cache, Question
+from aigw_daemon.gateway.cache.entry import Entry
+from aigw_daemon.gateway.cache.key import KeySpace, stored_name, stored_under
+from aigw_daemon.gateway.cache.memory import MemoryTier
+from aigw_daemon.gateway.cache.pace import Pace
+from aigw_daemon.gateway.cache.policy import RoutePolicy
+from aigw_daemon.gateway.cache.redis_link import OPERATION_SECONDS, Gone, Link
+from aigw_daemon.gateway.cache.redis_tier import RedisTier
+from aigw_daemon.gateway.cache.redis_upkeep import RedisUpkeep
+from aigw_daemon.link.messages import CHAT
+from tests.support.cached import origin, whole, whole_answer
+from tests.support.redis import RedisServer, redis_server
+from tests.support.wait import eventually
+
+SPACE = KeySpace(CHAT, "ollama", "llama3.1:8b")
+UNDER = SPACE.stored_under
+SLACK_SECONDS = 0.15
+"""What a busy machine may add to a limit of a tenth of a second."""
+
+
+def key(number: int) -> bytes:
+    return number.to_bytes(32)
+
+
+def answer(number: int, content: str = "Paris.") -> Entry:
+    """The answer number so-and-so, which says its number."""
+    return whole_answer(f"{number} {content}", key=key(number), created=time.time())
+
+
+def soon() -> Pace:
+    """The same pace, faster: a minute is a second."""
+    return Pace(unit=1 / 60)
+
+
+@pytest.fixture
+def redis() -> Iterator[RedisServer]:
+    with redis_server() as server:
+        yield server
+
+
+@asynccontextmanager
+async def running(url: str, pace: Callable[[], Pace] = soon) -> AsyncIterator[RedisTier]:
+    tier = RedisTier(url, pace=pace)
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(tier.run())
+        try:
+            yield tier
+        finally:
+            task.cancel()
+
+
+async def both_up(tier: RedisTier) -> None:
+    await eventually(lambda: tier.up and tier.writable, what="both connections")
+
+
+async def stored(tier: RedisTier, entry: Entry) -> None:
+    """Store it until it can be found: a write on a connection that has died unseen is lost."""
+    async with asyncio.timeout(10):
+        while await tier.find(UNDER, entry.origin.key) is None:
+            tier.store(entry)
+            await asyncio.sleep(0.02)
+
+
+async def timed(tier: RedisTier, number: int = 1) -> tuple[Entry | None, float]:
+    began = time.monotonic()
+    found = await tier.find(UNDER, key(number))
+    return found, time.monotonic() - began
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+async def test_what_is_stored_is_found_again_by_another_worker(kind: Literal["tcp", "unix"]) -> None:
+    with redis_server(kind) as server:
+        async with running(server.url) as tier:
+            await both_up(tier)
+            await stored(tier, answer(1))
+            await stored(tier, answer(2, "long " * 30_000))
+        async with running(server.url) as tier:
+            await both_up(tier)
+            small, large = await asyncio.gather(tier.find(UNDER, key(1)), tier.find(UNDER, key(2)))
+            missing = await tier.find(UNDER, key(3))
+
+    assert (small and small.body, missing) == (answer(1).body, None)
+    assert large is not None
+    assert large.body == answer(2, "long " * 30_000).body
+
+
+async def test_a_password_is_used() -> None:
+    with redis_server("tcp", "--requirepass", "secret") as server:
+        async with running(server.url.replace("://", "://:secret@")) as tier:
+            await both_up(tier)
+            await stored(tier, answer(1))
+        async with running(server.url) as tier:
+            await eventually(lambda: tier._reads.pace.failures > 1, what="refusals")
+            assert not tier.up
+
+
+async def test_redis_forgets_an_answer_after_its_time(redis: RedisServer) -> None:
+    async with running(redis.url) as tier:
+        await both_up(tier)
+        entry = answer(1)
+        short = msgspec.structs.replace(entry.origin, ttl=0.2)
+        await stored(tier, msgspec.structs.replace(entry, origin=short))
+        await eventually(lambda: redis.command("DBSIZE") == ":0", what="an empty database")
+
+        assert await tier.find(UNDER, key(1)) is None
+
+
+async def test_an_answer_under_another_ones_name_is_not_believed(redis: RedisServer) -> None:
+    async with running(redis.url) as tier:
+        await both_up(tier)
+        link = Link(redis.url, "test")
+        await link.dial()
+        for number, blob in ((1, codec.encode(answer(2))), (3, b"nonsense")):
+            await link.ask((b"SET", stored_name(UNDER, key(number)), blob))
+        await link.close()
+
+        assert await tier.find(UNDER, key(1)) is None
+        assert await tier.find(UNDER, key(3)) is None
+
+
+async def test_a_redis_that_is_dead_at_the_start_is_one_warning_and_costs_nothing(
+    redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    redis.kill()
+    with caplog.at_level(logging.INFO):
+        async with running(redis.url) as tier:
+            await eventually(lambda: tier._reads.pace.failures >= 3, what="three failed attempts")
+            found, seconds = await timed(tier)
+            tier.store(answer(1))
+            assert (found, tier.counts.unstored) == (None, 1)
+            assert seconds < 0.01
+
+            redis.start()
+            await both_up(tier)
+            await stored(tier, answer(1))
+
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warnings) == 2, "one for each connection"
+    assert all("is left out until it answers again" in warning for warning in warnings)
+
+
+async def test_a_redis_that_stops_answering_delays_once_and_then_nothing(redis: RedisServer) -> None:
+    async with running(redis.url) as tier:
+        await both_up(tier)
+        await stored(tier, answer(1))
+        redis.pause()
+
+        # All that are under way when it happens share the one wait.
+        together = await asyncio.gather(*(timed(tier, number) for number in range(50)))
+        later = [await timed(tier) for _ in range(50)]
+
+        assert {found for found, _ in together + later} == {None}
+        assert OPERATION_SECONDS * 0.9 < max(seconds for _, seconds in together) < OPERATION_SECONDS + SLACK_SECONDS
+        assert sum(seconds for _, seconds in later) < 0.02
+        assert tier.counts.unanswered == 50
+
+        await eventually(lambda: tier._reads.pace.open, what="an open circuit")
+        redis.resume()
+        await both_up(tier)
+        assert await tier.find(UNDER, key(1)) is not None
+        assert tier._reads.pace.failures == 0
+
+
+async def test_a_slow_write_holds_up_no_look(redis: RedisServer) -> None:
+    async with running(redis.url) as tier:
+        await both_up(tier)
+        await stored(tier, answer(1))
+        redis.pause()
+        tier.store(answer(2, "x" * 500_000))
+        await eventually(lambda: not tier._writes.up, what="a write that timed out")
+        assert tier.up, "looks have a connection of their own"
+        redis.resume()
+
+        assert await tier.find(UNDER, key(1)) is not None
+
+
+async def test_a_redis_killed_in_the_middle_of_an_operation_is_a_miss_and_is_found_again(redis: RedisServer) -> None:
+    async with running(redis.url) as tier:
+        await both_up(tier)
+        await stored(tier, answer(1))
+        redis.pause()
+        looking = asyncio.gather(*(timed(tier) for _ in range(10)))
+        await asyncio.sleep(0)
+        redis.kill()
+
+        outcomes = await looking
+        assert {found for found, _ in outcomes} == {None}
+        assert max(seconds for _, seconds in outcomes) < OPERATION_SECONDS + SLACK_SECONDS
+
+        redis.start()
+        await both_up(tier)
+        await stored(tier, answer(1))
+
+
+async def test_a_restart_between_two_looks_is_no_more_than_a_miss(redis: RedisServer) -> None:
+    async with running(redis.url) as tier:
+        await both_up(tier)
+        await stored(tier, answer(1))
+        redis.kill()
+        redis.start()
+
+        found, seconds = await timed(tier)
+        assert found is None
+        assert seconds < SLACK_SECONDS
+        await both_up(tier)
+        await stored(tier, answer(2))
+
+
+async def test_a_full_redis_still_gives_what_it_has(redis: RedisServer) -> None:
+    async with running(redis.url, Pace) as tier:
+        await both_up(tier)
+        await stored(tier, answer(1))
+        assert redis.command("CONFIG", "SET", "maxmemory", "1mb") == "+OK"
+        for number in range(2, 20):
+            tier.store(answer(number, random.Random(number).randbytes(100_000).hex()))
+        await eventually(lambda: tier.counts.unstored > 0, what="a refusal")
+
+        assert not tier.writable
+        found, seconds = await timed(tier)
+        assert found is not None
+        assert seconds < SLACK_SECONDS
+
+        assert redis.command("CONFIG", "SET", "maxmemory", "0") == "+OK"
+        await both_up(tier)
+        await stored(tier, answer(99))
+
+
+async def test_a_storm_of_cancels_never_crosses_a_reply(redis: RedisServer) -> None:
+    """Fault 34: 100,000 looks with tagged answers, a third of them given up at some moment on their way."""
+    operations, workers, tags = 100_000, 100, 500
+    chance = random.Random(34)
+    wrong: list[object] = []
+    given_up = hits = 0
+
+    async with running(redis.url) as tier:
+        await both_up(tier)
+        for number in range(tags):
+            tier.store(answer(number))
+        await eventually(lambda: redis.command("DBSIZE") == f":{tags}", what="all answers stored")
+
+        async def look() -> None:
+            nonlocal hits
+            number = chance.randrange(tags)
+            found = await tier.find(UNDER, key(number))
+            if found is not None:
+                hits += 1
+                if found.body != whole(f"{number} Paris."):
+                    wrong.append((number, found))
+
+        async def work() -> None:
+            nonlocal given_up
+            for turn in range(operations // workers):
+                if turn % 3:
+                    await look()
+                    continue
+                looking = asyncio.timeout(chance.random() * 0.002)
+                try:
+                    async with looking:
+                        await look()
+                except TimeoutError:
+                    given_up += 1
+
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(workers):
+                tasks.create_task(work())
+
+    assert wrong == []
+    assert given_up > operations / 100
+    assert hits > operations / 3
+
+
+async def test_a_connection_that_is_cancelled_in_the_middle_is_dropped(redis: RedisServer) -> None:
+    link = Link(redis.url, "test")
+    await link.dial()
+    redis.pause()
+    async with asyncio.TaskGroup() as tasks:
+        asking = tasks.create_task(link.ask((b"GET", b"x"), seconds=10))
+        await asyncio.sleep(0.01)
+        asking.cancel()
+    redis.resume()
+
+    assert not link.up
+    with pytest.raises(Gone, match="no connection"):
+        await link.ask((b"PING",))
+
+
+async def test_the_cache_answers_from_redis_what_another_process_kept(redis: RedisServer) -> None:
+    question = Question(key(1), SPACE, RoutePolicy().usual, "llama")
+    async with running(redis.url) as tier:
+        await both_up(tier)
+        first = Cache(MemoryTier(), tier)
+        assert await first.keep(origin(key(1), created=time.time() - 5), whole(), stream=False)
+        await eventually(lambda: redis.command("DBSIZE") == ":1", what="the answer stored")
+
+        other = Cache(MemoryTier(), tier)
+        assert other.near(question) is None
+        hit = await other.far(question)
+        again = other.near(question)
+
+    assert hit is not None
+    assert again is not None
+    assert (hit.body, again.body) == (whole(), whole())
+    assert 5 <= hit.age <= 7
+
+
+async def test_an_answer_whose_time_is_over_by_this_clock_is_not_taken_from_redis(redis: RedisServer) -> None:
+    async with running(redis.url) as tier:
+        await both_up(tier)
+        await stored(tier, whole_answer(key=key(1), created=time.time() - 7200))
+
+        cache = Cache(MemoryTier(), tier)
+        assert await cache.far(Question(key(1), SPACE, RoutePolicy().usual, "llama")) is None
+
+
+async def test_the_operator_counts_finds_and_clears_what_is_in_redis(redis: RedisServer) -> None:
+    upkeep = RedisUpkeep(redis.url)
+    now = time.time()
+    async with running(redis.url) as tier:
+        await both_up(tier)
+        for number, model in enumerate(("a", "a", "b*", "b")):
+            tier.store(whole_answer(key=bytes([number]) * 32, model=model, created=now - 100 * number))
+        await eventually(lambda: redis.command("DBSIZE") == ":4", what="all answers stored")
+    assert redis.command("SET", "of_somebody_else", "1") == "+OK"
+
+    assert await upkeep.count() == 4
+    [found] = await upkeep.find("0202", limit=10_000)
+    assert (found.origin.model, await upkeep.find("*", limit=10_000)) == ("b*", [])
+    assert await upkeep.clear(["a"], before=now - 50) == 1
+    assert await upkeep.clear(["b*"]) == 1
+    assert await upkeep.count() == 2
+    assert await upkeep.clear() == 2
+    assert redis.command("DBSIZE") == ":1"
+
+
+async def test_the_operator_is_told_that_redis_cannot_be_asked(redis: RedisServer) -> None:
+    redis.kill()
+
+    with pytest.raises(Gone):
+        await RedisUpkeep(redis.url).count()
+
+
+def test_a_models_answers_have_a_name_that_no_pattern_reads_into() -> None:
+    assert stored_under("b*") == b"aigw:cache:1:b%2A:"
