@@ -132,6 +132,11 @@ def test_backend_that_waits_for_its_next_try_says_what_it_waits_after() -> None:
             "'aigw start coder' starts it, and so does a request for its model",
         ),
         (
+            {"state": State.STOPPED, "why": "stopped after 30 min without a request; a request starts it"},
+            "is stopped since 10 min, after 30 min without a request; a request starts it",
+            "'aigw start coder' starts it, and so does a request for its model",
+        ),
+        (
             {"state": State.DEGRADED, "why": "/health answers 500 (1 failed liveness probes)"},
             "is degraded since 10 min: /health answers 500 (1 failed liveness probes)",
             "it is replaced if it stays so; 'aigw logs coder' has more",
