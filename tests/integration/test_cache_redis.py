@@ -6,7 +6,6 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from typing import Literal
 
 import msgspec
 import pytest
@@ -23,7 +22,7 @@ from aigw_daemon.gateway.cache.redis_tier import RedisTier
 from aigw_daemon.gateway.cache.redis_upkeep import RedisUpkeep
 from aigw_daemon.link.messages import CHAT
 from tests.support.cached import origin, whole, whole_answer
-from tests.support.redis import RedisServer, redis_server
+from tests.support.redis import Kind, RedisServer, redis_server
 from tests.support.wait import eventually
 
 SPACE = KeySpace(CHAT, "ollama", "llama3.1:8b")
@@ -81,8 +80,8 @@ async def timed(tier: RedisTier, number: int = 1) -> tuple[Entry | None, float]:
     return found, time.monotonic() - began
 
 
-@pytest.mark.parametrize("kind", ["tcp", "unix"])
-async def test_what_is_stored_is_found_again_by_another_worker(kind: Literal["tcp", "unix"]) -> None:
+@pytest.mark.parametrize("kind", ["tcp", "unix", "tls"])
+async def test_what_is_stored_is_found_again_by_another_worker(kind: Kind) -> None:
     with redis_server(kind) as server:
         async with running(server.url) as tier:
             await both_up(tier)
@@ -96,6 +95,13 @@ async def test_what_is_stored_is_found_again_by_another_worker(kind: Literal["tc
     assert (small and small.body, missing) == (answer(1).body, None)
     assert large is not None
     assert large.body == answer(2, "long " * 30_000).body
+
+
+async def test_a_certificate_that_nobody_vouches_for_is_not_trusted() -> None:
+    with redis_server("tls") as server:
+        async with running(server.url.partition("?")[0]) as tier:
+            await eventually(lambda: tier._reads.pace.failures > 1, what="refused certificates")
+            assert not tier.up
 
 
 async def test_a_password_is_used() -> None:

@@ -46,14 +46,19 @@ def decode(blob: bytes, key: bytes, limit: int) -> Entry | None:
         return None
     try:
         entry = _decoder.decode(_unpacked(blob, limit + _SPARE))
-    except (msgspec.DecodeError, zstd.ZstdError, EOFError):
+    except (ValueError, RecursionError, zstd.ZstdError):  # ValueError: msgspec's own, and for what is no UTF-8
         return None
-    return entry if entry.origin.key == key and len(entry.body) <= limit else None
+    return entry if entry.origin.key == key and len(entry.body) <= limit and _is_one_line(entry.content_type) else None
 
 
 def created(head: bytes) -> float | None:
     """When the answer came whose first `CREATED_BYTES` these are."""
     return float(struct.unpack(">d", head)[0]) if len(head) == CREATED_BYTES else None
+
+
+def _is_one_line(content_type: str) -> bool:
+    """It becomes a header line."""
+    return content_type.isascii() and content_type.isprintable()
 
 
 def _unpacked(blob: bytes, limit: int) -> bytes:

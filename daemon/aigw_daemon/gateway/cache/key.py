@@ -90,8 +90,7 @@ def canonical(body: bytes, space: KeySpace) -> bytes | None:
         if space.params is not None:
             body = _encode(parameters.apply(_decode_raw(body), space.params))
         fields: Any = _decode(body)
-        # Written back in its own order a body is unchanged, unless it holds something unusual.
-        if _encode(fields) != msgspec.json.format(body, indent=-1):
+        if not _is_plain(fields, body):
             _refuse_ambiguity(body.decode())
         if not isinstance(fields, dict):
             return None
@@ -99,6 +98,12 @@ def canonical(body: bytes, space: KeySpace) -> bytes | None:
         return _encode_sorted(fields)
     except BAD_JSON:
         return None
+
+
+def _is_plain(fields: Any, body: bytes) -> bool:
+    """Whether what was read, written back in its own order, is the body itself: then nothing in it is unusual."""
+    written = _encode(fields)
+    return written == body or bool(written == msgspec.json.format(body, indent=-1))
 
 
 def _leave_out(fields: dict[str, Any], ignored: frozenset[str]) -> None:

@@ -156,6 +156,12 @@ def test_a_few_bytes_do_not_unfold_into_more_than_the_limit() -> None:
     assert codec.decode(blob, KEY, 400_000) is None
 
 
+def test_a_content_type_that_would_be_more_than_a_header_line_is_not_taken() -> None:
+    entry = msgspec.structs.replace(whole_answer(), content_type="text/plain\r\nset-cookie: a=b")
+
+    assert codec.decode(codec.encode(entry), KEY, LIMIT) is None
+
+
 def test_a_time_is_only_read_from_a_whole_head() -> None:
     assert codec.created(b"") is None
 
