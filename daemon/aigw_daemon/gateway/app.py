@@ -7,8 +7,10 @@ from typing import Any, Generic, TypeVar
 import msgspec
 from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
+from fastapi.responses import HTMLResponse
 from starlette.exceptions import HTTPException
 
+from aigw_daemon.gateway.assembly import HOT_PATHS
 from aigw_daemon.gateway.docs_page import PAGE, POLICY
 from aigw_daemon.gateway.failures import unknown_model
 from aigw_daemon.gateway.health import health_of
@@ -122,7 +124,14 @@ def _add_docs(app: FastAPI) -> None:
     async def docs() -> Response:
         return Response(PAGE, media_type="text/html", headers={"content-security-policy": POLICY})
 
-    app.add_api_route("/docs", docs, include_in_schema=False)
+    app.add_api_route(
+        "/docs",
+        docs,
+        response_class=HTMLResponse,
+        summary="This description, for people",
+        operation_id="docs",
+        tags=["documentation"],
+    )
 
 
 def _add_error_handlers(app: FastAPI) -> None:
@@ -167,5 +176,5 @@ def _json(status: int, content: Any) -> Response:
 def _description(app: FastAPI) -> dict[str, Any]:
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, routes=app.routes)
-        app.openapi_schema = describe(document)
+        app.openapi_schema = describe(document, HOT_PATHS)
     return app.openapi_schema

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from starlette.types import ASGIApp
 
 from aigw_daemon.gateway.live import Live
-from aigw_daemon.gateway.openapi import ANSWER_HEADERS
+from aigw_daemon.gateway.openapi import EXPOSED_HEADERS
 from aigw_daemon.gateway.server.asgi import run_asgi
 from aigw_daemon.gateway.server.exchange import Exchange
 from aigw_daemon.gateway.wire import ApiError, header, status_line
@@ -21,7 +21,7 @@ _TAKEN = frozenset({"POST", "OPTIONS"})
 _PREFLIGHT = (
     status_line(204) + b"access-control-allow-methods: GET, POST, OPTIONS\r\n" + b"access-control-max-age: 600\r\n"
 )
-_EXPOSED = b"vary: origin\r\naccess-control-expose-headers: %b\r\n" % ", ".join(ANSWER_HEADERS).encode()
+_EXPOSED = b"vary: origin\r\naccess-control-expose-headers: %b\r\n" % ", ".join(EXPOSED_HEADERS).encode()
 
 
 class Dispatcher:

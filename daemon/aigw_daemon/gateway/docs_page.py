@@ -35,23 +35,33 @@ const table = (rows) => {
   }
   return node;
 };
-const operation = (path, method, facts) => {
+const operation = (description, path, method, facts) => {
+  const found = (part) =>
+    part.$ref ? part.$ref.split("/").slice(1).reduce((place, key) => place[key], description) : part;
   const node = element("details");
   const summary = element("summary");
   summary.append(element("span", method.toUpperCase(), "method"), element("code", path), " ", facts.summary || "");
   node.append(summary);
   if (facts.description) node.append(element("p", facts.description));
+  if (facts.parameters) {
+    node.append(element("h4", "Parameters"));
+    node.append(table(facts.parameters.map((one) => [`${one.name} (${one.in})`, one.description || ""])));
+  }
   const body = facts.requestBody?.content?.["application/json"]?.schema;
   if (body) node.append(element("h4", "Body"), element("pre", JSON.stringify(body, null, 2)));
   node.append(element("h4", "Answers"));
-  node.append(table(Object.entries(facts.responses).map(([status, answer]) => [status, answer.description])));
+  const answers = Object.entries(facts.responses).map(([status, answer]) => [status, found(answer)]);
+  node.append(table(answers.map(([status, answer]) => [status, answer.description])));
+  const headers = answers.flatMap(([, answer]) => Object.entries(answer.headers || {}));
+  node.append(element("h4", "Headers of answers"));
+  node.append(table(Object.entries(Object.fromEntries(headers)).map(([name, facts]) => [name, facts.description])));
   return node;
 };
 fetch("/openapi.json").then((answer) => answer.json()).then((description) => {
   document.getElementById("about").textContent = `${description.info.title} ${description.info.version}`;
   for (const [path, methods] of Object.entries(description.paths)) {
     for (const [method, facts] of Object.entries(methods)) {
-      document.getElementById("routes").append(operation(path, method, facts));
+      document.getElementById("routes").append(operation(description, path, method, facts));
     }
   }
 });

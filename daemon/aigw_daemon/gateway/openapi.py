@@ -1,97 +1,152 @@
-"""The OpenAPI description of the hot routes, which FastAPI doesn't serve and so can't describe. Pure data."""
+"""The OpenAPI description: the hot routes, which FastAPI doesn't serve and so can't describe, and what all share. Pure.
 
-from typing import Any
+The hot routes come from the very table that the dispatcher serves, so that none can be missing or too many.
+"""
 
-_NUMBER = {"type": "number"}
-_INTEGER = {"type": "integer"}
-_STRING = {"type": "string"}
-_ERRORS = {
-    "400": "The request is invalid; the message says where.",
-    "403": "The Host or Origin isn't allowed.",
-    "404": "No such model; the message names the nearest.",
-    "408": "The request didn't arrive in time.",
-    "413": "The body is too large.",
-    "415": "The body is compressed.",
-    "429": "Every provider is limited.",
-    "431": "The headers are too large.",
-    "500": "The providers failed.",
-    "503": "No provider can be reached.",
-    "504": "There was no answer in time.",
-}
-_SAMPLING: dict[str, Any] = {
-    "model": {**_STRING, "maxLength": 512, "description": "A route, an alias, BACKEND/MODEL or a listed model."},
-    "stream": {"type": ["boolean", "null"]},
-    "stream_options": {"type": ["object", "null"], "properties": {"include_usage": {"type": ["boolean", "null"]}}},
-    "n": {"type": ["integer", "null"], "minimum": 1, "maximum": 128},
-    "max_tokens": {"type": ["number", "null"], "maximum": 10_000_000},
-    "temperature": _NUMBER,
-    "top_p": _NUMBER,
-    "frequency_penalty": _NUMBER,
-    "presence_penalty": _NUMBER,
-    "stop": {"oneOf": [_STRING, {"type": "array", "items": _STRING}]},
-    "user": _STRING,
-}
-_USAGE = {
-    "type": "object",
-    "properties": dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens"), _INTEGER),
-}
-_UNTOUCHED = "Parameters that aren't named here reach the engine untouched."
-ANSWER_HEADERS = {
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any, Final
+
+from aigw_daemon.gateway.controls import HIGHEST_PRIORITY
+from aigw_daemon.gateway.openapi_bodies import ENDPOINTS, STRING, Endpoint, Schema
+
+ANSWER_HEADERS: Final[Mapping[str, str]] = {
     "x-aigw-backend": "Which backend answered.",
     "x-aigw-model": "The name that it knows the model by.",
     "x-aigw-cache": "hit, miss, coalesced, bypass or off.",
-    "x-aigw-attempts": "How many candidates were asked.",
+    "x-aigw-attempts": "How many times a candidate was asked.",
     "x-aigw-request-id": "Names this request in the records.",
-    "x-aigw-overhead-ms": "What the gateway itself took.",
+    "x-aigw-overhead-ms": "The milliseconds that the gateway itself took.",
+}
+"""On what a model answered."""
+
+EXPOSED_HEADERS: Final = (*ANSWER_HEADERS, "retry-after", "x-should-retry")
+"""What a page of another origin may read: browsers hide all headers but a few that have nothing to do with us."""
+
+_UNTOUCHED = "Parameters that aren't named here reach the engine untouched, and so does what an engine makes of them."
+_EVENTS = (
+    "With `stream`, server-sent events: each holds a piece of the answer, the last says `[DONE]`. "
+    "A stream that was broken off ends with an event that holds an error, and without `[DONE]`."
+)
+_EVENT: Final[Schema] = {
+    "type": "object",
+    "description": "Of each event.",
+    "properties": {"data": {**STRING, "description": "JSON, or [DONE]."}},
+    "required": ["data"],
+}
+_DURATION = "^[0-9]{1,9}([.][0-9]{1,9})?(ms|s|m|h)?$"
+_PRIORITY = f"^(low|normal|high|[+-]?([0-9]{{1,2}}|{HIGHEST_PRIORITY}))$"
+
+_REQUEST_HEADERS: Final[Mapping[str, tuple[str, Schema]]] = {
+    "x-aigw-timeout": (
+        "How long the whole request may take: seconds, or 500ms, 30s, 10m; above 0 and at most 24h.",
+        {**STRING, "pattern": _DURATION},
+    ),
+    "x-aigw-fallback": ("Whether another candidate may answer when the first can't.", {"enum": ["on", "off"]}),
+    "x-aigw-backend": ("The only backend that may answer; it must be one of the model's candidates.", STRING),
+    "x-aigw-priority": (
+        f"In the line of a full backend, higher goes first: whole numbers up to {HIGHEST_PRIORITY}, low, normal, high.",
+        {**STRING, "pattern": _PRIORITY},
+    ),
+}
+_RETRY_AFTER = {"retry-after": "Seconds until another try may succeed."}
+_NO_RETRY = {"x-should-retry": "Always false: every candidate has been tried."}
+_SHARED: Final[dict[str, tuple[str, Mapping[str, str]]]] = {
+    "400": ("The request is invalid; the message says where.", {}),
+    "403": ("The Host or Origin isn't allowed.", {}),
+    "408": ("The request didn't arrive in time.", {}),
+    "413": ("The body is too large.", {}),
+    "415": ("The body is compressed.", {}),
+    "431": ("The headers are too large.", {}),
+}
+"""What any request can meet, before anybody looks at its path."""
+_HOT: Final[dict[str, tuple[str, Mapping[str, str]]]] = {
+    "404": ("No such model; the message names the nearest.", {}),
+    "429": ("Every provider is full or limited.", _RETRY_AFTER),
+    "500": ("The providers failed; the message says each one's failure.", _NO_RETRY),
+    "501": ("Nobody who serves the model does this; the message names models that do.", {}),
+    "503": ("No provider can be reached; the message says each one's state.", _RETRY_AFTER),
+    "504": ("There was no answer in time.", _NO_RETRY),
+}
+"""What a request to a model can meet beside those."""
+
+_DESCRIBING: Final[Schema] = {
+    "summary": "This description",
+    "operationId": "openapi",
+    "tags": ["documentation"],
+    "responses": {
+        "200": {"description": "OpenAPI 3.1.", "content": {"application/json": {"schema": {"type": "object"}}}}
+    },
 }
 
 
-def describe(document: dict[str, Any]) -> dict[str, Any]:
-    """Add the hot routes to a document that describes the others."""
-    messages = {"type": "array", "items": {"type": "object"}, "maxItems": 100_000}
-    for prefix in ("/v1", ""):
-        document["paths"][f"{prefix}/chat/completions"] = {
-            "post": _operation("Answer a conversation", f"chat{prefix[1:]}", {"messages": messages}, "message")
-        }
-        document["paths"][f"{prefix}/completions"] = {
-            "post": _operation("Continue a text", f"complete{prefix[1:]}", {"prompt": {}}, "text")
-        }
+def describe(document: dict[str, Any], hot_paths: Mapping[str, str]) -> dict[str, Any]:
+    """Complete a document that describes the cold routes. ``hot_paths``: each path, and its endpoint of an engine."""
+    schemas = document["components"]["schemas"]
+    for unserved in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unserved, None)
+    document["components"]["responses"] = {
+        f"Error{status}": _error(text, headers) for status, (text, headers) in (_SHARED | _HOT).items()
+    }
+    document["paths"]["/openapi.json"] = {"get": deepcopy(_DESCRIBING)}
+    for operation in (operation for path in document["paths"].values() for operation in path.values()):
+        _complete(operation)
+    for path, endpoint in hot_paths.items():
+        document["paths"][path] = {"post": _operation(path, endpoint, ENDPOINTS[endpoint])}
     return document
 
 
-def _operation(summary: str, name: str, own: dict[str, Any], content: str) -> dict[str, Any]:
-    properties = {**_SAMPLING, **own}
-    schema = {"type": "object", "required": ["model"], "properties": properties, "additionalProperties": True}
+def _complete(operation: dict[str, Any]) -> None:
+    """A cold route: FastAPI counts on refusals of its own (422), which ours has not, and not on the server's."""
+    responses = operation["responses"]
+    responses.pop("422", None)
+    for status in _SHARED:
+        responses.setdefault(status, _reference(status))
+    for answer in responses.values():
+        if "$ref" not in answer:
+            answer.setdefault("headers", _headers({"x-aigw-request-id": ANSWER_HEADERS["x-aigw-request-id"]}))
+
+
+def _operation(path: str, name: str, endpoint: Endpoint) -> dict[str, Any]:
     return {
-        "summary": summary,
+        "summary": endpoint.summary,
         "description": _UNTOUCHED,
-        "operationId": name,
-        "tags": ["completions"],
-        "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
-        "responses": {"200": _answer(content)} | {status: _error(text) for status, text in _ERRORS.items()},
+        "operationId": path[1:].replace("/", "_"),
+        "tags": [name],
+        "parameters": [
+            {"name": header, "in": "header", "required": False, "description": text, "schema": schema}
+            for header, (text, schema) in _REQUEST_HEADERS.items()
+        ],
+        "requestBody": {"required": True, "content": {"application/json": {"schema": endpoint.takes}}},
+        "responses": {"200": _answer(endpoint)} | {status: _reference(status) for status in _SHARED | _HOT},
     }
 
 
-def _answer(content: str) -> dict[str, Any]:
-    choice = {"type": "object", "properties": {"index": _INTEGER, content: {}, "finish_reason": {}}}
-    schema = {
-        "type": "object",
-        "properties": {
-            "id": _STRING,
-            "object": _STRING,
-            "created": _INTEGER,
-            "model": _STRING,
-            "choices": {"type": "array", "items": choice},
-            "usage": _USAGE,
-        },
-    }
+def _answer(endpoint: Endpoint) -> dict[str, Any]:
+    content: dict[str, Any] = {"application/json": {"schema": endpoint.answers}}
+    if endpoint.streams:
+        content["text/event-stream"] = {"schema": _EVENT}
+    text = "The engine's answer as it gave it."
     return {
-        "description": "The engine's answer as it gave it; with `stream`, server-sent events.",
-        "headers": {name: {"description": text, "schema": _STRING} for name, text in ANSWER_HEADERS.items()},
-        "content": {"application/json": {"schema": schema}, "text/event-stream": {"schema": _STRING}},
+        "description": f"{text} {_EVENTS}" if endpoint.streams else text,
+        "headers": _headers(ANSWER_HEADERS),
+        "content": content,
     }
 
 
-def _error(text: str) -> dict[str, Any]:
-    reference = {"$ref": "#/components/schemas/Error"}
-    return {"description": text, "content": {"application/json": {"schema": reference}}}
+def _headers(texts: Mapping[str, str], *, required: bool = True) -> dict[str, Any]:
+    return {name: {"description": text, "required": required, "schema": STRING} for name, text in texts.items()}
+
+
+def _error(text: str, headers: Mapping[str, str]) -> dict[str, Any]:
+    always = {"x-aigw-request-id": ANSWER_HEADERS["x-aigw-request-id"]}
+    sometimes = {"x-aigw-attempts": "The same as in an answer, where a model was asked for.", **headers}
+    return {
+        "description": text,
+        "headers": _headers(always) | _headers(sometimes, required=False),
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
+    }
+
+
+def _reference(status: str) -> dict[str, str]:
+    return {"$ref": f"#/components/responses/Error{status}"}
