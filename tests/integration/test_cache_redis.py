@@ -148,7 +148,7 @@ async def test_a_redis_that_is_dead_at_the_start_is_one_warning_and_costs_nothin
             found, seconds = await timed(tier)
             tier.store(answer(1))
             assert (found, tier.counts.unstored) == (None, 1)
-            assert seconds < 0.01
+            assert seconds < OPERATION_SECONDS / 2
 
             redis.start()
             await both_up(tier)
@@ -171,7 +171,7 @@ async def test_a_redis_that_stops_answering_delays_once_and_then_nothing(redis: 
 
         assert {found for found, _ in together + later} == {None}
         assert OPERATION_SECONDS * 0.9 < max(seconds for _, seconds in together) < OPERATION_SECONDS + SLACK_SECONDS
-        assert sum(seconds for _, seconds in later) < 0.02
+        assert sum(seconds for _, seconds in later) < OPERATION_SECONDS
         assert tier.counts.unanswered == 50
 
         await eventually(lambda: tier._reads.pace.open, what="an open circuit")
