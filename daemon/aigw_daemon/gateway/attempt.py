@@ -12,9 +12,10 @@ from typing import NoReturn
 
 import msgspec
 
+from aigw_daemon.gateway.account import Account
 from aigw_daemon.gateway.answers import decode_answer
 from aigw_daemon.gateway.breaker import Failure, Permit
-from aigw_daemon.gateway.call import Call
+from aigw_daemon.gateway.call import STREAM_TYPE
 from aigw_daemon.gateway.failures import (
     AttemptFailed,
     Kind,
@@ -35,9 +36,6 @@ MAX_ANSWER_BYTES = 64 * 1024 * 1024
 MAX_ERROR_BYTES = 256 * 1024
 MAX_PREAMBLE_BYTES = 1024 * 1024
 """What an engine may send before its stream's first event, such as comments: it is held until then."""
-STREAM_TYPE = b"text/event-stream"
-STREAM_LINES = b"x-accel-buffering: no\r\n"
-"""Else a proxy in front holds events back."""
 
 _OK = 200
 # A number, and booleans in the hop: looking up a member of an enum costs more than the comparison (Python 3.11).
@@ -81,9 +79,9 @@ async def in_time(attempt: Awaitable[Whole | Streamed], seconds: float) -> Whole
         raise AttemptFailed(Kind.TIMED_OUT, what, counts=Failure.TIMEOUT) from error
 
 
-async def attempt(upstream: Upstream, call: Call, hop: Hop, permit: Permit) -> Whole | Streamed:
+async def attempt(upstream: Upstream, call: Account, hop: Hop, permit: Permit) -> Whole | Streamed:
     """Ask a candidate. All in one coroutine: each further one would cost every request as much as a parsed header."""
-    facts, body, lane = call.facts, call.exchange.body, hop.lane
+    facts, body, lane = call.facts, call.body, hop.lane
     add_usage = call.stream and not facts.usage_asked
     response: Response | None = None
     call.ask(hop)
@@ -96,7 +94,7 @@ async def attempt(upstream: Upstream, call: Call, hop: Hop, permit: Permit) -> W
         if response.status != _OK:
             await _refuse(hop, response)
         if call.stream and response.content_type == STREAM_TYPE:
-            scan = StreamScan(drop_usage=add_usage, choices=facts.n or 1)
+            scan = StreamScan(drop_usage=add_usage and not call.shared, choices=facts.n or 1)
             return await _begin_stream(call, hop, permit, response, scan)
         content = response.body_if_complete()
         if content is None:
@@ -130,7 +128,7 @@ def _said(hop: Hop, body: bytes) -> Said:
     return Said(*(hop.redacted(part) for part in upstream_error(body)))
 
 
-async def _begin_stream(call: Call, hop: Hop, permit: Permit, response: Response, scan: StreamScan) -> Streamed:
+async def _begin_stream(call: Account, hop: Hop, permit: Permit, response: Response, scan: StreamScan) -> Streamed:
     """Read up to the first event with data, so that an error in its place can still fall back (rule B2)."""
     first = b""
     while not scan.begun:
@@ -156,7 +154,7 @@ async def _begin_stream(call: Call, hop: Hop, permit: Permit, response: Response
     raise AttemptFailed(Kind.FAILED, "its stream ended without an answer", counts=Failure.TRUNCATED, passing=True)
 
 
-def _check_whole(call: Call, hop: Hop, content: bytes) -> None:
+def _check_whole(call: Account, hop: Hop, content: bytes) -> None:
     """An empty answer or an error inside a 200 is a failure (rule B2); what else it says is noted."""
     try:
         answer = decode_answer(content)

@@ -1,14 +1,10 @@
-"""The account of one request on the hot path: what it asked, who answered, how long, how it ended."""
+"""One client's request on the hot path: its account, its answer's head, its errors, and the record that is kept."""
 
 from time import perf_counter, time
 
-from aigw_daemon.gateway.answers import Usage
-from aigw_daemon.gateway.controls import NONE, Controls
-from aigw_daemon.gateway.decision import Decision
-from aigw_daemon.gateway.failures import Met
+from aigw_daemon.gateway.account import Account
 from aigw_daemon.gateway.heartbeat import Heartbeat
 from aigw_daemon.gateway.plans import Hop
-from aigw_daemon.gateway.requests import Facts
 from aigw_daemon.gateway.server.exchange import Exchange
 from aigw_daemon.gateway.wire import ApiError
 from aigw_daemon.link.messages import RequestRecord
@@ -16,75 +12,55 @@ from aigw_daemon.link.messages import RequestRecord
 CLIENT_LEFT_STATUS = 499
 """nginx's word for a client that went before its answer came; for records only, no client sees it."""
 
+STREAM_TYPE = b"text/event-stream"
+_STREAM_LINES = b"x-accel-buffering: no\r\n"
+"""Else a proxy in front holds events back."""
 _MILLISECONDS = tuple(b"%.2f" % (hundredths / 100) for hundredths in range(1_000))
 """Formatted in advance: the usual overheads, in hundredths of a millisecond."""
 
 
-class Call:
-    """Filled in as a request goes along. Times inside are of the monotonic clock, in seconds."""
+class Call(Account):
+    """One client's request."""
 
-    facts: Facts
-    """Of its body, once that was read."""
-    # What most requests never change stands here, once: setting it in each of them would take longer than parsing it.
-    model = ""
-    stream = False
-    controls: Controls = NONE
-    attempts = 0
-    decision: Decision | None = None
-    hop: Hop | None = None
-    """The candidate that is being asked, or that answers."""
-    met: tuple[Met, ...] = ()
     status = 0
-    ttft: float | None = None
-    usage: Usage | None = None
-    finish_reason: str | None = None
     error: str | None = None
-    allowed: float | None = None
-    """Seconds that it may take in all, where that isn't what the gateway allows every request."""
-    heartbeat: Heartbeat | None = None
-    _asked = 0.0
-    _waited = 0.0
+    cache_lines = b"x-aigw-cache: off\r\n"
+    """Header lines that say what the cache had to do with the answer."""
+    cache = "off"
+    _heartbeat: Heartbeat | None = None
     _overhead: float | None = None
 
     def __init__(self, request_id: bytes, endpoint: str, exchange: Exchange) -> None:
+        super().__init__(endpoint, exchange.body, exchange)
         self.id = request_id
-        self.endpoint = endpoint
         self.exchange = exchange
-        self._began = perf_counter()
 
     @property
     def at(self) -> float:
         """When it arrived, seconds since the epoch."""
-        return time() - (perf_counter() - self._began)
+        return time() - self.elapsed
 
-    def allow(self, seconds: float | None) -> None:
-        """Set a deadline of its own, counted from its arrival; None keeps the gateway's."""
-        if seconds is not None:
-            self.allowed = seconds
-            self.exchange.allow(seconds - (perf_counter() - self._began))
+    @property
+    def committed(self) -> bool:
+        """See Account."""
+        return self.exchange.streaming
 
-    def ask(self, hop: Hop) -> None:
-        """An attempt begins: the time until `first_byte` or `end_wait` is the upstream's."""
-        self.hop = hop
-        self.attempts += 1
-        self._asked = perf_counter()
+    def promise(self, hop: Hop, what: str) -> None:
+        """See Account: a stream gets a sign of life now and then."""
+        if self.stream:
+            beat = self._heartbeat = self._heartbeat or Heartbeat(self.exchange)
+            beat.say(what, lambda: self._early_head(hop))
 
-    def first_byte(self) -> None:
-        """The upstream's answer begins."""
-        now = perf_counter()
-        self.ttft = now - self._began
-        self._waited += now - self._asked
-        self._asked = now
+    def retract(self) -> None:
+        """See Account: only a stream that has begun already goes on getting signs of life."""
+        if not self.exchange.streaming:
+            self.settle()
 
-    def begin_wait(self) -> None:
-        """What follows is a wait for somebody else, until `end_wait`."""
-        self._asked = perf_counter()
-
-    def end_wait(self) -> None:
-        """The time since `ask`, `first_byte`, `begin_wait` or the last `end_wait` was not the gateway's."""
-        now = perf_counter()
-        self._waited += now - self._asked
-        self._asked = now
+    def settle(self) -> None:
+        """See Account."""
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
+            self._heartbeat = None
 
     def answer_head(self, content_type: bytes, hop: Hop) -> bytes:
         """Status line and header lines of a 200; with this the overhead is settled."""
@@ -93,12 +69,17 @@ class Call:
         hundredths = int(overhead * 1e5)
         shown = _MILLISECONDS[hundredths] if 0 <= hundredths < len(_MILLISECONDS) else b"%.2f" % (overhead * 1e3)
         head = hop.answer_head(content_type, self.attempts)
-        return b"%bx-aigw-request-id: %b\r\nx-aigw-overhead-ms: %b\r\n" % (head, self.id, shown)
+        lines = (head, self.cache_lines, self.id, shown)
+        return b"%b%bx-aigw-request-id: %b\r\nx-aigw-overhead-ms: %b\r\n" % lines
 
-    def early_head(self, content_type: bytes, hop: Hop) -> bytes:
+    def stream_head(self, hop: Hop) -> bytes:
+        """The same for a stream."""
+        return self.answer_head(STREAM_TYPE, hop) + _STREAM_LINES
+
+    def _early_head(self, hop: Hop) -> bytes:
         """The same in the midst of a wait, for an answer that is promised before it is there."""
         self.end_wait()
-        return self.answer_head(content_type, hop)
+        return self.stream_head(hop)
 
     def fail(self, error: ApiError) -> None:
         """An error answer, or where a stream has begun, one error event and no ``[DONE]``."""
@@ -117,7 +98,7 @@ class Call:
 
     def record(self) -> RequestRecord:
         """What is kept of it."""
-        duration = perf_counter() - self._began
+        duration = self.elapsed
         overhead = self._overhead if self._overhead is not None else duration - self._waited
         hop, usage = self.hop, self.usage
         return RequestRecord(

@@ -5,9 +5,9 @@ comparisons. Whatever is not usual (a cold or full candidate, a failure, a balan
 for something) is the business of a `Walk`.
 """
 
+from aigw_daemon.gateway.account import Account
 from aigw_daemon.gateway.attempt import Streamed, Whole
 from aigw_daemon.gateway.breaker import Permit
-from aigw_daemon.gateway.call import Call
 from aigw_daemon.gateway.failures import AttemptFailed
 from aigw_daemon.gateway.plans import Hop
 from aigw_daemon.gateway.requests import is_special
@@ -23,9 +23,9 @@ class Chain:
         self._means = means
         self._live = means.live
 
-    def usual(self, call: Call) -> Hop | None:
+    def usual(self, call: Account) -> Hop | None:
         """The candidate to ask without further thought, its slot taken; None where the way must be walked."""
-        if call.stream or call.exchange.controls is not None or is_special(call.facts, call.exchange.body):
+        if call.stream or not call.controls.usual or is_special(call.facts, call.body):
             return None
         plan = self._live.plans.get((call.endpoint, call.model))
         if plan is None or (hop := plan.first) is None or not hop.breaker.closed or not hop.lane.try_enter():
@@ -38,14 +38,14 @@ class Chain:
         if self._budget.spent:
             self._budget.succeeded()
 
-    async def walk(self, call: Call) -> Whole | Streamed:
+    async def walk(self, call: Account) -> Whole | Streamed:
         """The first answer that some candidate gives; a stream keeps its backend busy until `Streamed.close`.
 
         Raises ApiError when there is none.
         """
         return await Walk(self._means, call).answer()
 
-    async def go_on(self, call: Call, hop: Hop, permit: Permit, failure: AttemptFailed) -> Whole | Streamed:
+    async def go_on(self, call: Account, hop: Hop, permit: Permit, failure: AttemptFailed) -> Whole | Streamed:
         """See `walk`; the usual candidate has been asked, and failed."""
         walk = Walk(self._means, call)
         walk.note(hop, permit, failure)

@@ -1,7 +1,8 @@
 """What a client may say by header about how its request is handled, beside the request itself. Pure."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -12,7 +13,9 @@ TIMEOUT: Final = b"x-aigw-timeout"
 FALLBACK: Final = b"x-aigw-fallback"
 BACKEND: Final = b"x-aigw-backend"
 PRIORITY: Final = b"x-aigw-priority"
-NAMES: Final = frozenset({TIMEOUT, FALLBACK, BACKEND, PRIORITY})
+CACHE: Final = b"x-aigw-cache"
+CACHE_CONTROL: Final = b"cache-control"
+NAMES: Final = frozenset({TIMEOUT, FALLBACK, BACKEND, PRIORITY, CACHE, CACHE_CONTROL})
 
 LONGEST_TIMEOUT: Final = 24 * 3600.0
 HIGHEST_PRIORITY: Final = 100
@@ -33,15 +36,27 @@ class Controls(msgspec.Struct, frozen=True):
     """The only one that may answer."""
     priority: int = 0
     """In the line of a backend that is full: higher goes first."""
+    usual: bool = True
+    """Whether nothing of the above is asked for."""
+    cache: str | None = None
+    """``x-aigw-cache`` as it came, and `cache_control` likewise: see `cache.policy`."""
+    cache_control: str | None = None
 
 
 NONE: Final = Controls()
 
 
-def read_controls(headers: Iterable[tuple[bytes, bytes]]) -> Controls:
-    """The controls among the headers. Raises ApiError 400 that names the header, its value and the choices."""
+@lru_cache(maxsize=256)
+def read_controls(headers: tuple[tuple[bytes, bytes], ...]) -> Controls:
+    """The controls among the headers. Raises ApiError 400 that names the header, its value and the choices.
+
+    A program sends the same ones with all its requests, so they are remembered.
+    """
     said = {name: value.decode("latin-1").strip() for name, value in headers}
     return Controls(
+        cache=said.get(CACHE),
+        cache_control=said.get(CACHE_CONTROL),
+        usual=not said.keys() - {CACHE, CACHE_CONTROL},
         timeout=_timeout(said[TIMEOUT]) if TIMEOUT in said else None,
         fallback=_choice(FALLBACK, said.get(FALLBACK, "on"), ("on", "off")) == "on",
         backend=said.get(BACKEND) or None,

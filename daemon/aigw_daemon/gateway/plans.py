@@ -86,7 +86,7 @@ def _hop(table: RoutingTable, standings: Standings, decision: Decision, candidat
     address = Address(backend.host, backend.port, backend.tls)
     path = upstream_path(backend.base_path, decision.endpoint)
     lines = header("x-aigw-backend", backend.name) + header("x-aigw-model", candidate.model)
-    lines = NO_STORE + lines + b"x-aigw-cache: off\r\n"
+    lines = NO_STORE + lines
     return Hop(
         candidate=candidate,
         model=candidate.model,

@@ -46,6 +46,7 @@ class StreamScan:
         "error",
         "finish_reason",
         "usage",
+        "usage_frame",
     )
 
     def __init__(self, *, drop_usage: bool, choices: int = 1) -> None:
@@ -62,6 +63,8 @@ class StreamScan:
         self.error: str | None = None
         """What the engine's error event says."""
         self.usage: Usage | None = None
+        self.usage_frame: bytes | None = None
+        """The event that holds nothing but the usage, passed on or dropped."""
         self.finish_reason: str | None = None
 
     @property
@@ -139,10 +142,13 @@ class StreamScan:
             self.error = upstream_error(data).message or "the engine sent an error without a text"
             return b""
         self.begun = True
-        return b"" if self._take(answer) else event
+        if not self._take(answer):
+            return event
+        self.usage_frame = event
+        return b"" if self._drop_usage else event
 
     def _take(self, answer: Answer) -> bool:
-        """Note what an event says; whether it is the usage frame that nobody asked for."""
+        """Note what an event says; whether it is a usage frame."""
         for choice in answer.choices or ():
             if choice.finish_reason:
                 self._finished.add(choice.index)
@@ -150,7 +156,7 @@ class StreamScan:
         if answer.usage is None:
             return False
         self.usage = answer.usage
-        return self._drop_usage and not answer.choices
+        return not answer.choices
 
 
 def _data(event: bytes) -> bytes:

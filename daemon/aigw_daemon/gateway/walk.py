@@ -15,15 +15,14 @@ from typing import Final
 
 import msgspec
 
+from aigw_daemon.gateway.account import Account
 from aigw_daemon.gateway.admission import LookAgain, QueueFull, QueueTimeout
-from aigw_daemon.gateway.attempt import STREAM_LINES, STREAM_TYPE, Streamed, Whole, attempt, in_time
+from aigw_daemon.gateway.attempt import Streamed, Whole, attempt, in_time
 from aigw_daemon.gateway.balance import ordered
 from aigw_daemon.gateway.breaker import Permit
 from aigw_daemon.gateway.budget import RetryBudget, pause
-from aigw_daemon.gateway.call import Call
 from aigw_daemon.gateway.decision import Decision
 from aigw_daemon.gateway.failures import AttemptFailed, Kind, TooLong, foreign_backend, not_spoken, spent, unknown_model
-from aigw_daemon.gateway.heartbeat import Heartbeat
 from aigw_daemon.gateway.live import Live
 from aigw_daemon.gateway.plans import Hop, Plan
 from aigw_daemon.gateway.requests import asks
@@ -51,11 +50,11 @@ class Means:
 class Walk:
     """One request's way along its candidates."""
 
-    def __init__(self, means: Means, call: Call) -> None:
+    def __init__(self, means: Means, call: Account) -> None:
         self._means = means
         self._live = means.live
         self._call = call
-        self._ask = asks(call.endpoint, call.facts, call.exchange.body)
+        self._ask = asks(call.endpoint, call.facts, call.body)
         self._failed: dict[tuple[str, str], AttemptFailed] = {}
         """What each candidate said last, by backend and model."""
         self._places: dict[str, int] = {}
@@ -71,8 +70,7 @@ class Walk:
         try:
             return await self._answer()
         finally:
-            if self._call.heartbeat is not None:
-                self._call.heartbeat.stop()
+            self._call.settle()
 
     async def _answer(self) -> Whole | Streamed:
         while True:
@@ -202,7 +200,7 @@ class Walk:
             return None
         name, call = hop.candidate.backend, self._call
         # Waiting too long in a line is a 503, so it promises nothing (rule B11); a promise made before holds.
-        self._beat(hop, f"waiting for a place at {name}", last=call.exchange.streaming)
+        self._beat(hop, f"waiting for a place at {name}", last=call.committed)
         call.begin_wait()
         try:
             await hop.lane.enter(call.controls.priority, self._live.gateway.queue_timeout, self._places.pop(name, None))
@@ -274,11 +272,11 @@ class Walk:
 
     async def _await_start(self, hop: Hop, *, last: bool) -> None:
         """Wait for a change, or as long as a demand is believed to be on its way. The request's own clock stands."""
-        name, exchange, began = hop.candidate.backend, self._call.exchange, monotonic()
+        name, clock, began = hop.candidate.backend, self._call.clock, monotonic()
         self._beat(hop, f"loading {name}", last=last)
         waited = self._waited_cold.get(name, 0.0)
-        remaining = exchange.remaining
-        exchange.allow(inf)
+        remaining = clock.remaining
+        clock.allow(inf)
         self._call.begin_wait()
         try:
             async with asyncio.timeout(min(REPEAT_DEMAND_SECONDS, hop.cold_timeout - waited)):
@@ -287,7 +285,7 @@ class Walk:
             pass  # the way is looked at anew, and the demand repeated
         finally:
             self._call.end_wait()
-            exchange.allow(remaining)
+            clock.allow(remaining)
         self._waited_cold[name] = waited = waited + monotonic() - began
         if waited >= hop.cold_timeout:
             late = f"it did not start within {hop.cold_timeout:g} s"
@@ -302,7 +300,7 @@ class Walk:
         call = self._call
         waits = [failure.retry_after for failure in passing if failure.retry_after is not None]
         retry_after = min(waits) if len(waits) == len(passing) else None
-        seconds = pause(call.attempts, call.exchange.remaining, retry_after, self._means.random())
+        seconds = pause(call.attempts, call.clock.remaining, retry_after, self._means.random())
         if seconds is None or call.attempts >= self._live.gateway.max_attempts:
             return False
         call.begin_wait()
@@ -315,13 +313,10 @@ class Walk:
 
     def _beat(self, hop: Hop, what: str, *, last: bool) -> None:
         """Tell the client that its stream is waited for, if nobody else can answer any more; else promise nothing."""
-        call = self._call
-        if last and call.stream:
-            beat = call.heartbeat = call.heartbeat or Heartbeat(call.exchange)
-            beat.say(what, lambda: call.early_head(STREAM_TYPE, hop) + STREAM_LINES)
-        elif call.heartbeat is not None and not call.exchange.streaming:
-            call.heartbeat.stop()
-            call.heartbeat = None
+        if last:
+            self._call.promise(hop, what)
+        else:
+            self._call.retract()
 
 
 def _has_passed(failure: AttemptFailed, seconds: float) -> bool:

@@ -61,7 +61,7 @@ class Exchange:
         headers: Headers,
         host: bytes | None,
         origin: bytes | None,
-        controls: Headers | None,
+        controls: tuple[tuple[bytes, bytes], ...] | None,
         http10: bool,
         keep_alive: bool,
     ) -> None:

@@ -59,7 +59,7 @@ class Framing:
         self.transfer_encoding: bytes | None = None
         self.content_encoding: bytes | None = None
         self.expects_continue = False
-        self.controls: list[tuple[bytes, bytes]] | None = None
+        self.controls: tuple[tuple[bytes, bytes], ...] | None = None
 
     def note(self, name: bytes, value: bytes) -> None:
         """Take in one header out of `NOTED`."""
@@ -80,7 +80,7 @@ class Framing:
             case b"expect":
                 self.expects_continue = value.lower() == b"100-continue"
             case _:
-                self.controls = [*(self.controls or ()), (name, value)]
+                self.controls = (*(self.controls or ()), (name, value))
 
     @property
     def has_body(self) -> bool:
