@@ -25,7 +25,7 @@ _ABILITY_OF: Final[Mapping[str, str]] = {
     RERANK: "rerank",
 }
 """What a model that is good for an endpoint says it can do."""
-_ONE_MODEL: Final = frozenset({EMBEDDINGS, RERANK})
+ONE_MODEL: Final = frozenset({EMBEDDINGS, RERANK})
 """Endpoints whose answers of two models don't mix: a vector store would be corrupted by a fallback."""
 _RANKS: Final[Mapping[Readiness, int]] = {Readiness.READY: 0, Readiness.COLD: 1, Readiness.SKIPPED: 2}
 _NAMES_SHOWN: Final = 8
@@ -47,7 +47,7 @@ def candidates(names: Names, match: Match, ask: Ask, conditions: Conditions) -> 
     considered += [
         _consider(names, TargetView(*key), ask, conditions, True) for key in dict.fromkeys(later) if key not in own
     ]
-    found = _of_one_model(considered, ask) if ask.endpoint in _ONE_MODEL else [each.candidate for each in considered]
+    found = _of_one_model(considered, ask) if ask.endpoint in ONE_MODEL else [each.candidate for each in considered]
     if conditions.broken:
         found = _unbroken(found, conditions.broken)
     if match.word == "capability":

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from aigw_daemon.gateway.ability import candidates, unspoken
+from aigw_daemon.gateway.ability import ONE_MODEL, candidates, unspoken
 from aigw_daemon.gateway.decision import CALM, Ask, Candidate, Conditions, Decision, Readiness
 from aigw_daemon.gateway.matching import DEFAULT_TAG, Match, Names, served_name
 from aigw_daemon.gateway.nearness import Nearness
@@ -89,8 +89,8 @@ class RoutingTable:
         )
 
     def _chain(self, match: Match, ask: Ask, conditions: Conditions) -> tuple[Candidate, ...]:
-        """Who takes a prompt that is too long. It goes behind the targets, whose model decides for embeddings."""
-        if match.route is None or not match.route.on_context_overflow:
+        """Who takes a prompt that is too long: another model, so nobody where two models don't mix."""
+        if match.route is None or not match.route.on_context_overflow or ask.endpoint in ONE_MODEL:
             return ()
         longer = msgspec.structs.replace(match, fallback=match.route.on_context_overflow)
         behind = (each for each in candidates(self._names, longer, ask, conditions) if each.fallback)
