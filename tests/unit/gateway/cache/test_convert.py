@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aigw_daemon.gateway.cache.convert import assemble, expand, in_form
@@ -71,6 +71,7 @@ def as_whole(*chunks: bytes, **fields: Any) -> Any:
     return msgspec.json.decode(in_form(entry, stream=False).body)
 
 
+@settings(deadline=None)
 @given(answers)
 def test_a_whole_answer_comes_back_whole_from_the_stream_that_it_makes(answer: dict[str, Any]) -> None:
     streamed = in_form(kept(answer), stream=True)
@@ -78,6 +79,7 @@ def test_a_whole_answer_comes_back_whole_from_the_stream_that_it_makes(answer: d
     assert msgspec.json.decode(in_form(streamed, stream=False).body) == answer
 
 
+@settings(deadline=None)
 @given(answers)
 def test_the_stream_of_a_whole_answer_is_one_that_may_be_kept(answer: dict[str, Any]) -> None:
     entry = kept(answer)

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aigw_daemon.gateway.cache.key import (
@@ -78,6 +78,7 @@ def reordered(draw: st.DrawFn) -> tuple[bytes, bytes]:
     return dumped(body), other
 
 
+@settings(deadline=None)
 @given(reordered())
 def test_the_order_spacing_and_escapes_of_a_body_never_split_an_answer(pair: tuple[bytes, bytes]) -> None:
     one, other = pair
@@ -99,6 +100,7 @@ near_values: st.SearchStrategy[Any] = st.recursive(
 near_bodies = st.dictionaries(near_names, near_values, max_size=3)
 
 
+@settings(deadline=None)
 @given(near_bodies, near_bodies)
 def test_two_bodies_share_a_key_exactly_if_no_engine_can_tell_them_apart(
     one: dict[str, Any], other: dict[str, Any]

@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aigw_daemon.gateway.cache import codec
@@ -111,6 +111,7 @@ def test_a_hit_says_who_had_answered_in_lines_that_nothing_breaks_out_of() -> No
     )
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=3000) | st.binary(max_size=10).map(lambda piece: piece * 500))
 def test_what_is_stored_comes_back_as_it_was(body: bytes) -> None:
     entry = msgspec.structs.replace(streamed_answer(), body=body)
@@ -138,6 +139,7 @@ def test_an_answer_of_another_key_is_never_taken(content: str) -> None:
     assert codec.decode(swapped, KEY, LIMIT) is None
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_bytes_that_were_damaged_are_nothing_or_the_answer_but_no_error(data: st.DataObject) -> None:
     blob = bytearray(codec.encode(whole_answer("long " * data.draw(st.sampled_from([1, 300])))))
