@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from aigw_cli.commands import daemon, profile
+from aigw_cli.commands import cache, daemon, profile
 from aigw_cli.commands.down import down
 from aigw_cli.commands.events import events
 from aigw_cli.commands.health import health
@@ -43,4 +43,5 @@ for command in (up, down, status, health, start, stop, restart, why, events, log
     app.command()(command)
 app.command("test-routing")(route)
 app.add_typer(profile.app, name="profile")
+app.add_typer(cache.app, name="cache")
 app.add_typer(daemon.app, name="daemon")

@@ -9,7 +9,7 @@ def backends(incomplete: str) -> list[str]:
     """Backends of the active profile that begin so."""
     status = _ask("/v1/status")
     found = status.get("backends", []) if isinstance(status, dict) else []
-    return _beginning(_names(found), incomplete)
+    return _beginning([*_names(found), *_redis(status)], incomplete)
 
 
 def logs(incomplete: str) -> list[str]:
@@ -28,6 +28,13 @@ def models(incomplete: str) -> list[str]:
     found = status.get("backends", []) if isinstance(status, dict) else []
     listed = {model for backend in found if isinstance(backend, dict) for model in backend.get("models", [])}
     return _beginning(sorted(str(model) for model in listed), incomplete)
+
+
+def _redis(status: Any) -> list[str]:
+    """The cache's Redis, if the daemon runs it: it has a log, events and a state like a backend."""
+    cache = status.get("cache") if isinstance(status, dict) else None
+    redis = cache.get("redis") if isinstance(cache, dict) else None
+    return _names([redis.get("server")]) if isinstance(redis, dict) else []
 
 
 def _names(found: Any) -> list[str]:

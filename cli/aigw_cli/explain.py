@@ -10,7 +10,9 @@ from aigw_daemon.home import HomeError
 from aigw_daemon.profile.errors import ProfileError
 
 EXIT_CODES = {
+    "ambiguous_key": ExitCode.UNKNOWN_NAME,
     "unknown_backend": ExitCode.UNKNOWN_NAME,
+    "unknown_key": ExitCode.UNKNOWN_NAME,
     "unknown_model": ExitCode.UNKNOWN_NAME,
     "unknown_profile": ExitCode.UNKNOWN_NAME,
     "invalid_profile": ExitCode.INVALID_PROFILE,

@@ -20,7 +20,9 @@ class Outcome(StrEnum):
 
 def wanted(status: Status, named: Collection[str]) -> list[str]:
     """The backends to wait for: those named, else all that the daemon wants running."""
-    return [b.name for b in status.backends if (b.name in named if named else b.wanted)]
+    if named:
+        return [b.name for b in status.supervised if b.name in named]
+    return [b.name for b in status.backends if b.wanted]
 
 
 def outcome(backend: BackendStatus) -> Outcome:
@@ -49,13 +51,13 @@ def gateway_outcome(status: Status) -> Outcome:
 
 def settled(status: Status, names: Collection[str]) -> bool:
     """Whether nothing that somebody waits for can still change by itself soon."""
-    outcomes = [gateway_outcome(status), *(outcome(b) for b in status.backends if b.name in names)]
+    outcomes = [gateway_outcome(status), *(outcome(b) for b in status.supervised if b.name in names)]
     return Outcome.WAITING not in outcomes
 
 
 def failures(status: Status, names: Collection[str]) -> list[BackendStatus]:
     """Those of the awaited backends that failed."""
-    return [b for b in status.backends if b.name in names and outcome(b) is Outcome.FAILED]
+    return [b for b in status.supervised if b.name in names and outcome(b) is Outcome.FAILED]
 
 
 def succeeded(status: Status, names: Collection[str]) -> bool:

@@ -107,7 +107,7 @@ def _changes(status: Status, names: Names, seen: dict[str, str]) -> list[Backend
 
 
 def _shown_backends(status: Status, names: Names) -> list[BackendStatus]:
-    return [backend for backend in status.backends if names is None or backend.name in names]
+    return [backend for backend in status.supervised if names is None or backend.name in names]
 
 
 def _shown(status: Status, names: Names) -> list[str]:

@@ -31,6 +31,8 @@ PATHS = frozenset(
         ("GET", "/v1/why/{name}"),
         ("GET", "/v1/tail"),
         ("GET", "/v1/events"),
+        ("GET", "/v1/cache/stats"),
+        ("GET", "/v1/cache/answers/{key}"),
         ("GET", "/v1/profiles"),
         ("POST", "/v1/route"),
         ("POST", "/v1/up"),
@@ -39,6 +41,7 @@ PATHS = frozenset(
         ("POST", "/v1/backends/stop"),
         ("POST", "/v1/backends/restart"),
         ("POST", "/v1/daemon/restart"),
+        ("POST", "/v1/cache/clear"),
         ("POST", "/v1/pull"),
         ("POST", "/v1/profile"),
     }

@@ -17,5 +17,6 @@ def stop(backends: Backends = None, now: Now = False, as_json: AsJson = False) -
     if as_json:
         screen.document(status)
     else:
-        screen.show(change_line(backend) for backend in status.backends if not names or backend.name in names)
+        shown = [backend for backend in status.supervised if backend.name in names] if names else status.backends
+        screen.show(map(change_line, shown))
     return ExitCode.OK

@@ -69,6 +69,18 @@ def natural_width(columns: Sequence[Column], rows: Sequence[Row]) -> int:
     return sum(_widths(columns, rows)) + len(GAP) * (len(columns) - 1)
 
 
+def fit(
+    columns: Sequence[Column], give_way: Sequence[str], rows: Sequence[Row], width: int
+) -> tuple[list[Column], list[Column]]:
+    """The columns that a table of this width can hold, and those that move below the rows, in the order of titles."""
+    kept = list(columns)
+    for title in give_way:
+        if natural_width(kept, rows) <= width:
+            break
+        kept = [column for column in kept if column.title != title]
+    return kept, [column for column in columns if column not in kept]
+
+
 def table(columns: Sequence[Column], rows: Sequence[Row]) -> list[Text]:
     """A heading and one line per row, columns aligned, without trailing blanks."""
     widths = _widths(columns, rows)

@@ -2,9 +2,9 @@
 
 from rich.text import Text
 
-from aigw_cli.render.look import Column, Look, Row, hanging, natural_width, packed, state_style, state_text, table
+from aigw_cli.render.look import Column, Look, Row, fit, hanging, packed, state_style, state_text, table
 from aigw_cli.render.text import clean, duration, memory
-from aigw_daemon.control.schema import BackendStatus, DaemonStatus, GatewayStatus, LoadedModel, Status
+from aigw_daemon.control.schema import BackendStatus, CacheStatus, DaemonStatus, GatewayStatus, LoadedModel, Status
 from aigw_daemon.words import State
 
 COLUMNS = (
@@ -49,7 +49,7 @@ def _header(status: Status, look: Look, own_version: str) -> list[Text]:
     if status.daemon.version != own_version:
         skew = f"this aigw is {own_version}: 'aigw daemon restart' brings the daemon to it"
         lines += hanging(skew, look.width, indent=" " * 9, style="yellow")
-    return lines
+    return [*lines, *(_cache(status.cache, look) if status.cache is not None else [])]
 
 
 def _labelled(label: str, value: Text) -> Text:
@@ -66,28 +66,39 @@ def _gateway(gateway: GatewayStatus, look: Look) -> Text:
     return line.append("  ", style="not dim").append("  ".join(fact for fact in facts if fact), style="default")
 
 
+def _cache(cache: CacheStatus, look: Look) -> list[Text]:
+    """Which answers are kept, and the Redis that they are kept in as well."""
+    line = Text(clean(cache.mode) if cache.mode == "off" else f"{clean(cache.mode)}  for {duration(cache.ttl_s)}")
+    redis = cache.redis
+    if redis is None:
+        return [_labelled("cache", line)]
+    server = redis.server
+    if server is None:
+        where = clean(redis.where)
+        lines = [_labelled("cache", line.append(f"  Redis {where}" if where else "  no Redis"))]
+    else:
+        facts = [f"PID {server.pid}" if server.pid is not None else "", memory(server.memory_bytes)]
+        facts += [_counted(server.restarts, "restart")] if server.restarts else []
+        state = state_text(server.state, look).append("  " + "  ".join(filter(None, facts)), style="default")
+        state.rstrip()
+        lines = [_labelled("cache", line.append("  Redis ").append_text(state)), *explanation(server, look)]
+    for warning in redis.warnings:
+        lines += hanging(warning, look.width, indent=_INDENT, style="yellow")
+    return lines
+
+
 def _daemon(daemon: DaemonStatus) -> str:
     return f"PID {daemon.pid}  version {clean(daemon.version)}  up {duration(daemon.uptime_s)}"
 
 
 def _backends(backends: list[BackendStatus], look: Look) -> list[Text]:
     rows = [_row(backend, look) for backend in backends]
-    columns, moved = fit(rows, look.width)
+    columns, moved = fit(COLUMNS, _GIVE_WAY, rows, look.width)
     heading, *body = table(columns, rows)
     lines = [heading]
     for backend, row, line in zip(backends, rows, body, strict=True):
         lines += [line, *_below(backend, row, moved, look)]
     return lines
-
-
-def fit(rows: list[Row], width: int) -> tuple[list[Column], list[Column]]:
-    """The columns that a table of this width can hold, and those that move below the rows."""
-    kept = list(COLUMNS)
-    for title in _GIVE_WAY:
-        if natural_width(kept, rows) <= width:
-            break
-        kept = [column for column in kept if column.title != title]
-    return kept, [column for column in COLUMNS if column not in kept]
 
 
 def _row(backend: BackendStatus, look: Look) -> Row:

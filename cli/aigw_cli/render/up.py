@@ -20,7 +20,7 @@ _STATE_WIDTH = max(len(state) for state in State) + 2
 
 def progress_lines(status: Status, names: Collection[str], look: Look) -> list[Text]:
     """The live view: one line per awaited backend, with its seconds in the state and its last log line."""
-    backends = [b for b in status.backends if b.name in names]
+    backends = [b for b in status.supervised if b.name in names]
     width = max([len("gateway"), *(len(clean(b.name)) for b in backends)])
     gateway = status.gateway
     lines = [_progress("gateway".ljust(width), state_text(gateway.state, look), "", gateway.why)]
@@ -66,7 +66,7 @@ def summary(status: Status, names: Collection[str], seconds: float, look: Look) 
 
 def _results(status: Status, names: Collection[str], seconds: float, look: Look) -> list[Text]:
     lines: list[Text] = []
-    for backend in status.backends:
+    for backend in status.supervised:
         if backend.name not in names:
             continue
         line = Text(f"{clean(backend.name)}  ").append_text(state_text(backend.state, look))

@@ -8,6 +8,7 @@ from aigw_daemon.gatekeeper.listeners import PortTaken
 from aigw_daemon.home import Home
 from aigw_daemon.models.resolve import Missing, resolve
 from aigw_daemon.profile.backends import LlamacppBackend
+from aigw_daemon.profile.caching import REDIS
 from aigw_daemon.profile.errors import ProfileError
 from aigw_daemon.profile.find import find, listing
 from aigw_daemon.profile.load import load
@@ -58,6 +59,11 @@ def check_models(profile: Profile, names: Sequence[str], home: Home) -> None:
 def always_on(profile: Profile) -> list[str]:
     """The backends that run as long as the profile is active."""
     return [name for name, backend in profile.backends.items() if getattr(backend, "always_on", False)]
+
+
+def started_with(profile: Profile) -> list[str]:
+    """All that starts with the profile: those, and the cache's Redis."""
+    return [*always_on(profile), *([REDIS] if profile.cache.managed else [])]
 
 
 def profiles(home: Home, active: str | None) -> list[ProfileInfo]:

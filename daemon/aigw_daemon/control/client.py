@@ -13,6 +13,7 @@ from urllib.parse import quote
 import httpx
 from pydantic import TypeAdapter
 
+from aigw_daemon.control.cache_schema import CacheAnswer, CacheClear, CacheCleared, CacheStatistics
 from aigw_daemon.control.schema import (
     HealthReport,
     Problem,
@@ -141,6 +142,18 @@ class ControlClient:
     def health(self) -> HealthReport:
         """The same facts as the gateway's ``/health``."""
         return HealthReport.model_validate(self._ask("GET", "/health"))
+
+    def cache_stats(self) -> CacheStatistics:
+        """What the cache did since the gateway worker began, and what it holds."""
+        return CacheStatistics.model_validate(self._ask("GET", "/cache/stats"))
+
+    def cache_clear(self, request: CacheClear) -> CacheCleared:
+        """Forget kept answers; how many that were."""
+        return CacheCleared.model_validate(self._ask("POST", "/cache/clear", request.model_dump()))
+
+    def cache_show(self, key: str) -> CacheAnswer:
+        """What is kept under the one key that begins so."""
+        return CacheAnswer.model_validate(self._ask("GET", f"/cache/answers/{quote(key, safe='')}"))
 
     def _change(self, verb: str, asked: dict[str, Any]) -> Status:
         return Status.model_validate(self._ask("POST", f"/backends/{verb}", asked))

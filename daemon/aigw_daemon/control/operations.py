@@ -18,6 +18,8 @@ from typing import Any
 import msgspec
 
 from aigw_daemon.control import choice
+from aigw_daemon.control.cache_operations import CacheOperations
+from aigw_daemon.control.cache_schema import CacheAnswer, CacheClear, CacheCleared, CacheStatistics
 from aigw_daemon.control.changes import Changes
 from aigw_daemon.control.logs import lines_of
 from aigw_daemon.control.looking import health_report, route_answer
@@ -52,6 +54,7 @@ from aigw_daemon.link.messages import GatewayView, Snapshot, Started
 from aigw_daemon.models.puller import Puller
 from aigw_daemon.profile.model import Profile
 from aigw_daemon.state_file import StateFile
+from aigw_daemon.supervisor.backend import BackendReport
 from aigw_daemon.supervisor.launcher import Launcher
 from aigw_daemon.supervisor.supervisor import OneAtATime, Supervisor, UnknownBackend
 from aigw_daemon.version import AIGW_VERSION
@@ -95,6 +98,7 @@ class Operations:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+        self._cache = CacheOperations(parts.home, parts.supervisor, parts.gatekeeper)
         self._started_at = time.monotonic()
         self._profile: Profile | None = None
         self._turn = asyncio.Lock()
@@ -127,6 +131,7 @@ class Operations:
                 )
                 for report in parts.supervisor.reports()
             ],
+            cache=self._cache.status(self._profile.cache) if self._profile else None,
         )
 
     async def watch(self) -> AsyncIterator[Status]:
@@ -142,7 +147,7 @@ class Operations:
     def why(self, name: str) -> Why:
         """Why a backend is where it is."""
         self._serving_profile()
-        reports = {report.name: report for report in self._parts.supervisor.reports()}
+        reports = {report.name: report for report in self._everything()}
         if name not in reports:
             raise choice.unknown_backend(name, list(reports))
         held = self._parts.state.backend(name).stopped_by_operator
@@ -186,6 +191,15 @@ class Operations:
             async for event in events:
                 yield msgspec.to_builtins(event)
 
+    async def cache_stats(self) -> CacheStatistics:
+        """What the cache did and holds."""
+        return await self._cache.stats(self._serving_profile().cache)
+
+    async def cache_show(self, key: str) -> CacheAnswer:
+        """What is kept under the key that begins so."""
+        self._serving_profile()
+        return await self._cache.show(key)
+
     def profiles(self) -> list[ProfileInfo]:
         """The user's own and the shipped profiles."""
         return choice.profiles(self._parts.home, self._parts.state.document.profile)
@@ -200,7 +214,7 @@ class Operations:
             choice.check_models(profile, request.backends, self._parts.home)
             await self._switch(profile, start=not request.backends)
             # By the operator's word: it also ends an earlier stop, and tries again what had failed.
-            if names := request.backends or choice.always_on(profile):
+            if names := request.backends or choice.started_with(profile):
                 # One that nobody named puts nobody out of its group.
                 await self._change(partial(self._parts.supervisor.start, evict=bool(request.backends)), names)
         return self.status()
@@ -260,6 +274,11 @@ class Operations:
         async with self._changing():
             return await self._change(partial(self._parts.supervisor.restart, now=now), names)
 
+    async def cache_clear(self, request: CacheClear) -> CacheCleared:
+        """Forget kept answers. It takes no turn: a large Redis may need a while, and nothing else depends on it."""
+        self._serving_profile()
+        return await self._cache.clear(request)
+
     async def restart_daemon(self) -> None:
         """Replace the program in place once this answer is out."""
         async with self._changing():
@@ -284,7 +303,7 @@ class Operations:
         if self._profile is None:
             return
         state, reports, starts = self._parts.state, self._parts.supervisor.reports(), self._parts.events.starts
-        if self._take_up is not None and not self._take_up.is_over(reports, state.backend):
+        if self._take_up is not None and not self._take_up.is_over(self._everything(), state.backend):
             return  # the worker knows more than we do
         self._take_up = None
         views = [
@@ -295,10 +314,16 @@ class Operations:
             )
             for report in reports
         ]
-        fresh = snapshot(self._profile, views, self._last.revision)
+        cache = self._cache.view(self._profile.cache, self._last.cache)
+        fresh = snapshot(self._profile, views, self._last.revision, cache)
         if fresh != self._last:
             self._last = msgspec.structs.replace(fresh, revision=self._last.revision + 1)
             self._parts.gatekeeper.publish(self._last)
+
+    def _everything(self) -> list[BackendReport]:
+        """All that is supervised: the backends, and the cache's Redis."""
+        redis = self._parts.supervisor.redis()
+        return [*self._parts.supervisor.reports(), *([redis] if redis is not None else [])]
 
     async def _switch(self, profile: Profile, *, start: bool = True) -> None:
         """Serve this profile: first the door, whose port may be taken, then the engines behind it."""

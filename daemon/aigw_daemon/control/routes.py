@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from aigw_daemon.control.cache_schema import CacheClear
 from aigw_daemon.control.operations import Operations
 from aigw_daemon.control.problems import Refusal
 from aigw_daemon.control.schema import Problem, PullRequest, RouteRequest, UpRequest
@@ -45,6 +46,7 @@ def application(operations: Operations) -> Starlette:
     routes = [
         *_looking(operations),
         *_changing(operations),
+        *_cache(operations),
     ]
     handlers = {Refusal: _refused, HTTPException: _no_route, Exception: _bug}
     return Starlette(routes=routes, exception_handlers=handlers)  # type: ignore[arg-type]  # handlers take subclasses
@@ -139,6 +141,23 @@ def _changing(operations: Operations) -> list[Route]:
         "/v1/profile": use_profile,
     }
     return [Route(path, handler, methods=["POST"]) for path, handler in verbs.items()]
+
+
+def _cache(operations: Operations) -> list[Route]:
+    async def stats(_: Request) -> Response:
+        return _json(await operations.cache_stats())
+
+    async def show(request: Request) -> Response:
+        return _json(await operations.cache_show(request.path_params["key"]))
+
+    async def clear(request: Request) -> Response:
+        return _json(await operations.cache_clear(await _body(request, CacheClear)))
+
+    return [
+        Route("/v1/cache/stats", stats),
+        Route("/v1/cache/answers/{key}", show),
+        Route("/v1/cache/clear", clear, methods=["POST"]),
+    ]
 
 
 def _json(model: BaseModel) -> Response:

@@ -79,6 +79,25 @@ class BackendStatus(Message):
     """What will go wrong with requests for it, though it is well."""
 
 
+class RedisStatus(Message):
+    """The Redis of the cache. Of one that somebody else runs only its place is known: see ``aigw cache stats``."""
+
+    where: str
+    """Its socket, or its URL without user and password; empty where the profile's can't be used."""
+    server: BackendStatus | None = None
+    """Of one that the daemon runs: its process, with what holds for a backend's."""
+    warnings: list[str] = []
+
+
+class CacheStatus(Message):
+    """Which answers are kept, and where beside the gateway's own process."""
+
+    mode: str
+    """on, deterministic or off; a route may say otherwise."""
+    ttl_s: float
+    redis: RedisStatus | None = None
+
+
 class Status(Message):
     """Everything at a glance."""
 
@@ -86,6 +105,14 @@ class Status(Message):
     daemon: DaemonStatus
     gateway: GatewayStatus
     backends: list[BackendStatus]
+    cache: CacheStatus | None = None
+    """None while nothing is served, and from an older daemon."""
+
+    @property
+    def supervised(self) -> list[BackendStatus]:
+        """All that can be started and stopped by name: the backends, and the cache's Redis if the daemon runs it."""
+        redis = self.cache.redis if self.cache is not None else None
+        return [*self.backends, *([redis.server] if redis is not None and redis.server is not None else [])]
 
 
 class UpRequest(Message):

@@ -8,6 +8,7 @@ import msgspec
 from aigw_daemon.control.limits import cloud, concurrency, endpoints, first_token_timeout, gap_timeout
 from aigw_daemon.link.messages import (
     BackendView,
+    CacheView,
     CapabilityView,
     GatewayView,
     ModelView,
@@ -23,8 +24,10 @@ from aigw_daemon.profile.model import Gateway, Profile, Route, Target
 DEFAULT_PROVIDER = "workspace-backend"
 
 
-def snapshot(profile: Profile, backends: Sequence[BackendView], revision: int) -> Snapshot:
-    """All that the worker needs to know."""
+def snapshot(
+    profile: Profile, backends: Sequence[BackendView], revision: int, cache: CacheView | None = None
+) -> Snapshot:
+    """All that the worker needs to know. ``cache``: see `caching.cache_view`; None: as it is without a profile."""
     return Snapshot(
         revision=revision,
         profile=profile.name,
@@ -33,6 +36,7 @@ def snapshot(profile: Profile, backends: Sequence[BackendView], revision: int) -
         routes=tuple(_route(profile, name) for name in profile.routes),
         fallback=_targets(fallbacks(profile, "")),
         capabilities=tuple(CapabilityView(name, models) for name, models in profile.capabilities.items()),
+        cache=cache or CacheView(),
     )
 
 

@@ -12,6 +12,7 @@ from typing import Self
 
 from aigw_daemon.identity import is_alive
 from aigw_daemon.profile.backends import BackendSection
+from aigw_daemon.profile.caching import REDIS, redis_section
 from aigw_daemon.profile.model import Profile
 from aigw_daemon.state_file import BackendRecord, Document
 from aigw_daemon.supervisor.backend import BackendReport
@@ -35,10 +36,12 @@ class TakeUp:
         """What a dead daemon left running of this profile; None: nothing. ``then`` is called at the deadline."""
         if not document.serving or document.applied != profile.file:
             return None
+        redis = redis_section(profile.cache)
+        sections = {**profile.backends, **({REDIS: redis} if redis is not None else {})}
         names = {
             name
             for name, record in document.backends.items()
-            if record.wanted and name in profile.backends and _may_serve(profile.backends[name], record)
+            if record.wanted and (section := sections.get(name)) is not None and _may_serve(section, record)
         }
         if not names:
             return None

@@ -15,9 +15,11 @@ from typing import Final
 from aigw_daemon.gatekeeper import listeners as sockets
 from aigw_daemon.gatekeeper.ears import Ears
 from aigw_daemon.gatekeeper.news import News
+from aigw_daemon.gatekeeper.questions import Questions
 from aigw_daemon.gatekeeper.timing import Timing
 from aigw_daemon.gatekeeper.worker import Worker, identity_of, log_of, spec
 from aigw_daemon.home import Home
+from aigw_daemon.link.caching import CacheReply
 from aigw_daemon.link.daemon import WorkerConnection
 from aigw_daemon.link.messages import Demand, Drain, Hello, Load, Records, Snapshot, Started, Tail, Up
 from aigw_daemon.supervisor.launcher import Launcher, NotAdopted
@@ -38,6 +40,7 @@ class Crew:
         self._ears = ears
         self._timing = timing
         self._news = news
+        self.questions = Questions()
         self._members: dict[int, Worker] = {}
         self._snapshot: Snapshot | None = None
         self._tail = False
@@ -180,6 +183,8 @@ class Crew:
                 self._ears.on_started(message)
             case Demand():
                 self._ears.on_demand(message)
+            case CacheReply():
+                self.questions.answered(message)
             case Hello():
                 log.warning("gateway: worker %d said hello twice", worker.pid)
 
@@ -192,6 +197,7 @@ class Crew:
         self._members.pop(worker.pid, None)
         sockets.close(worker.take_brought())
         worker.gone.set()
+        self.questions.gone(worker)
         self._news.wake()
         self._ears.on_load(self.load())
 

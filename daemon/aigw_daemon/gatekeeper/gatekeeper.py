@@ -24,6 +24,7 @@ from aigw_daemon.gatekeeper.timing import Timing
 from aigw_daemon.gatekeeper.worker import NAME, Worker
 from aigw_daemon.home import Home
 from aigw_daemon.identity import Identity, is_alive
+from aigw_daemon.link.caching import CacheCommand, CacheReply
 from aigw_daemon.link.daemon import WorkerConnection
 from aigw_daemon.link.messages import Load, Snapshot
 from aigw_daemon.supervisor.launcher import Launcher, LaunchError
@@ -86,6 +87,10 @@ class Gatekeeper:
     def publish(self, snapshot: Snapshot) -> None:
         """Route on this from now on."""
         self._crew.publish(snapshot)
+
+    async def ask(self, command: CacheCommand, seconds: float) -> CacheReply:
+        """Have the worker that serves answer this; its number is given here. Raises `questions.NoAnswer`."""
+        return await self._crew.questions.ask(self._worker, command, seconds)
 
     def tail(self, on: bool) -> None:
         """Have starts of requests reported, or not any more."""

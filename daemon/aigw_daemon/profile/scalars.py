@@ -222,9 +222,28 @@ def check_url(text: str) -> str:
 
 def check_redis(secret: Secret) -> Secret:
     """A Redis URL, which may hold a password, or the word ``managed``."""
-    if secret != Secret("managed") and not secret.starts_with("redis://", "rediss://", "unix://"):
+    if secret == Secret("managed"):
+        return secret
+    if not secret.starts_with("redis://", "rediss://", "unix://"):
         raise rule("must be a redis://, rediss:// or unix:// URL, or managed", secret=True)
+    if not secret.variables and (trouble := redis_trouble(secret.expand({}))) is not None:
+        raise rule(trouble, secret=True)
     return secret
+
+
+def redis_trouble(url: str) -> str | None:
+    """What is wrong with a Redis URL whose references are filled in, without its telling more."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # read for its check
+    except ValueError:
+        return "must be a Redis URL such as redis://127.0.0.1:6379/0: its host or port can't be read"
+    if parts.scheme == "unix":
+        return None if parts.path.startswith("/") else "must give the socket's whole path, as in unix:///run/redis.sock"
+    database = parts.path.strip("/")
+    if database and not (database.isascii() and database.isdigit()):
+        return "must end in the number of a database, as in redis://127.0.0.1:6379/0, or in nothing"
+    return None
 
 
 def one_of_pattern(pattern: str, text: str) -> Callable[[str], str]:

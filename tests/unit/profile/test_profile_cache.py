@@ -53,6 +53,9 @@ def test_a_managed_redis_gets_its_memory() -> None:
         ),
         ("{ttl: 0}", "cache.ttl: must be longer than 0"),
         ("{redis: 'http://h'}", "cache.redis: must be a redis://, rediss:// or unix:// URL, or managed"),
+        ("{redis: 'redis://h:99999'}", "cache.redis: must be a Redis URL such as redis://127.0.0.1:6379/0"),
+        ("{redis: 'redis://:hush@h/one'}", "cache.redis: must end in the number of a database"),
+        ("{redis: 'unix://redis.sock'}", "cache.redis: must give the socket's whole path"),
         ("{redis: managed, redis_memory: 1MiB}", "cache.redis_memory: must be 8MiB or more"),
         ("{redis_memory: 64MiB}", "cache.redis_memory: is for a Redis that aigw runs"),
         ("{redis: 'redis://h', redis_memory: 64MiB}", "cache.redis_memory: is for a Redis that aigw runs"),
@@ -66,6 +69,7 @@ def test_what_cannot_be_meant_is_told_with_its_place(settings: str, problem: str
     (told,) = problems(f"cache: {settings}\n")
     assert told.startswith("p:2:")
     assert problem in told
+    assert "hush" not in told
 
 
 def test_large_answers_may_be_for_redis_alone() -> None:

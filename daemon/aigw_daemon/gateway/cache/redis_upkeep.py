@@ -8,7 +8,7 @@ from typing import Final
 from aigw_daemon.gateway.cache import codec
 from aigw_daemon.gateway.cache.entry import Entry
 from aigw_daemon.gateway.cache.key import KEY_BYTES, SCHEMA, stored_under
-from aigw_daemon.gateway.cache.redis_link import Gone, Link
+from aigw_daemon.gateway.cache.redis_link import Gone, Link, Reply
 
 SECONDS: Final = 1.0
 """For one of the many steps of a scan."""
@@ -28,6 +28,13 @@ class RedisUpkeep:
         """How many answers are stored."""
         async with self._link() as link:
             return sum([len(names) async for names in _scan(link, _ALL + b"*")])
+
+    async def memory(self) -> tuple[int, int | None]:
+        """Bytes that Redis takes for all that it holds, and the most that it may take; None where it has no limit."""
+        async with self._link() as link:
+            [told] = await link.ask((b"INFO", b"memory"), seconds=SECONDS)
+        used, limit = (_number(told, name) for name in (b"used_memory", b"maxmemory"))
+        return used or 0, limit or None
 
     async def clear(self, models: Collection[str] | None = None, before: float | None = None) -> int:
         """Remove the answers of these models, as backends name them, that came before a time (seconds since the epoch).
@@ -90,6 +97,12 @@ async def _older(link: Link, names: list[bytes], before: float) -> list[bytes]:
     heads = await link.ask(*((b"GETRANGE", name, 0, codec.CREATED_BYTES - 1) for name in names), seconds=SECONDS)
     times = [codec.created(head) if isinstance(head, bytes) else None for head in heads]
     return [name for name, time in zip(names, times, strict=True) if time is not None and time < before]
+
+
+def _number(told: Reply, name: bytes) -> int | None:
+    """One of the numbers that INFO tells, a line each."""
+    found = re.search(rb"^%b:(\d+)\r?$" % name, told, re.MULTILINE) if isinstance(told, bytes) else None
+    return int(found[1]) if found is not None else None
 
 
 def _key(name: bytes) -> bytes:
