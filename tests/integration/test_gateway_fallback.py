@@ -17,10 +17,11 @@ from tests.support.fake_engine import (
     HELLO,
     STREAM_HEAD,
     Behaviour,
-    EngineRequest,
     FakeEngine,
     chunk,
     fake_engine,
+    hangs,
+    resets,
     says,
     says_and_hangs_up,
     stream,
@@ -76,14 +77,6 @@ def error_of(body: bytes) -> dict[str, str]:
     found = msgspec.json.decode(body)["error"]
     assert set(found) == {"message", "type", "param", "code"}
     return dict(found)
-
-
-async def hangs(_request: EngineRequest, _writer: asyncio.StreamWriter) -> None:
-    await asyncio.Event().wait()
-
-
-async def resets(_request: EngineRequest, writer: asyncio.StreamWriter) -> None:
-    writer.transport.abort()
 
 
 @pytest.mark.parametrize(

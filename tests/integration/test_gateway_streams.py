@@ -23,6 +23,7 @@ from tests.support.fake_engine import (
     FakeEngine,
     chunk,
     fake_engine,
+    hangs,
     says,
     says_and_hangs_up,
     stream,
@@ -240,10 +241,6 @@ async def test_a_deadline_in_mid_stream_ends_it_with_an_error(gateway: GatewayPr
     got = await events(gateway)
     assert msgspec.json.decode(data_of(got)[-1])["error"]["code"] == "timeout"
     await asyncio.wait_for(engine.requests[0].gone.wait(), 1)
-
-
-async def hangs(_request: EngineRequest, _writer: asyncio.StreamWriter) -> None:
-    await asyncio.Event().wait()
 
 
 async def hangs_after_headers(_request: EngineRequest, writer: asyncio.StreamWriter) -> None:

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -74,6 +76,29 @@ def says_and_hangs_up(answer: bytes) -> Behaviour:
         writer.close()
 
     return send
+
+
+def in_turn(*pieces: tuple[float, bytes]) -> Behaviour:
+    """A behaviour that sends each piece after so many seconds."""
+
+    async def send(_request: EngineRequest, writer: asyncio.StreamWriter) -> None:
+        for seconds, piece in pieces:
+            await asyncio.sleep(seconds)
+            writer.write(piece)
+
+    return send
+
+
+async def hangs(_request: EngineRequest, _writer: asyncio.StreamWriter) -> None:
+    """Never say a word."""
+    await asyncio.Event().wait()
+
+
+async def resets(_request: EngineRequest, writer: asyncio.StreamWriter) -> None:
+    """Send an RST."""
+    linger = struct.pack("ii", 1, 0)
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    writer.transport.abort()
 
 
 class FakeEngine:

@@ -98,7 +98,9 @@ class Reporter:
         self._flush_records()
 
     def _goes_on(self, load: Load) -> bool:
-        return load != self._told or any(load.in_flight.values()) or any(load.waiting.values())
+        # While a circuit is open its time runs, and nobody may ask meanwhile: the daemon must hear of its end as well.
+        busy = any(load.in_flight.values()) or any(load.waiting.values())
+        return busy or bool(load.broken) or load != self._told
 
     def _load(self) -> Load:
         lanes = tuple(self._standings)

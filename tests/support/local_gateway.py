@@ -1,0 +1,119 @@
+"""A gateway in the test's own process: its lanes, circuits and clocks within reach, real sockets on both sides."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import msgspec
+
+from aigw_daemon.gateway.admission import Lane
+from aigw_daemon.gateway.assembly import Gateway
+from aigw_daemon.gateway.breaker import Breaker
+from aigw_daemon.gateway.upstream.pool import PooledClient
+from aigw_daemon.link.messages import Records, RequestRecord, Snapshot, Up
+from aigw_daemon.words import State
+from tests.support.gateway import ask, parse_answer, post
+from tests.support.wait import eventually
+
+M = TypeVar("M", bound=Up)
+Answer = tuple[int, dict[bytes, bytes], bytes]
+
+
+@dataclass
+class LocalGateway:
+    """A gateway that serves, and what it told its daemon."""
+
+    gateway: Gateway
+    upstream: PooledClient
+    port: int
+    messages: list[Up] = field(default_factory=list)
+
+    def apply(self, wanted: Snapshot) -> None:
+        """Route on this from now on."""
+        self.gateway.live.replace(wanted)
+        self.gateway.server.limits = wanted.gateway
+
+    def lane(self, backend: str) -> Lane:
+        """The slots of a backend."""
+        return self.gateway.live.standings.lane(backend)
+
+    def breaker(self, backend: str) -> Breaker:
+        """The circuit of a backend."""
+        return self.gateway.live.standings.breaker(backend)
+
+    def said(self, kind: type[M]) -> list[M]:
+        """All messages of a kind so far."""
+        return [message for message in self.messages if isinstance(message, kind)]
+
+    async def record_where(self, fits: Callable[[RequestRecord], bool]) -> RequestRecord:
+        """The first record that fits, as soon as it is there."""
+
+        def found() -> list[RequestRecord]:
+            return [record for batch in self.said(Records) for record in batch.records if fits(record)]
+
+        return (await eventually(found, what="the record"))[0]
+
+    async def record_of(self, headers: dict[bytes, bytes]) -> RequestRecord:
+        """The record of the answer with these headers, as soon as it is there."""
+        wanted = headers[b"x-aigw-request-id"].decode()
+        return await self.record_where(lambda record: record.id == wanted)
+
+    async def ask(self, body: bytes, *lines: str, path: str = "chat/completions", seconds: float = 10.0) -> Answer:
+        """One question on a connection of its own, with these header lines."""
+        return await ask(self.port, post(body, f"/v1/{path}", *lines), seconds=seconds)
+
+    @contextlib.asynccontextmanager
+    async def asking(self, body: bytes, *lines: str) -> AsyncIterator["Asking"]:
+        """A client that has asked, and leaves at the end of the block."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(post(body, "/v1/chat/completions", *lines))
+        try:
+            yield Asking(reader)
+        finally:
+            writer.transport.abort()
+
+
+@dataclass
+class Asking:
+    """A client in the midst of a question."""
+
+    reader: asyncio.StreamReader
+
+    async def until(self, expected: bytes, seconds: float = 5.0) -> bytes:
+        """Read up to these bytes."""
+        async with asyncio.timeout(seconds):
+            return await self.reader.readuntil(expected)
+
+    async def answer(self, seconds: float = 10.0) -> Answer:
+        """Read to the end."""
+        async with asyncio.timeout(seconds):
+            return parse_answer(await self.reader.read())
+
+
+@contextlib.asynccontextmanager
+async def local_gateway(first: Snapshot) -> AsyncIterator[LocalGateway]:
+    """Serve on a free port until the end of the block."""
+    upstream, messages = PooledClient(), list[Up]()
+    gateway = Gateway(upstream, messages.append)
+    listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    local = LocalGateway(gateway, upstream, listener.getsockname()[1], messages)
+    local.apply(first)
+    await gateway.server.listen([listener])
+    async with asyncio.TaskGroup() as tasks:
+        services = [tasks.create_task(gateway.server.watch()), tasks.create_task(gateway.reporter.run())]
+        try:
+            yield local
+        finally:
+            await gateway.server.close()
+            for service in services:
+                service.cancel()
+            await upstream.aclose()
+
+
+def with_state(wanted: Snapshot, backend: str, state: State) -> Snapshot:
+    """The same snapshot with one backend in another state."""
+    views = (msgspec.structs.replace(view, state=state) if view.name == backend else view for view in wanted.backends)
+    return msgspec.structs.replace(wanted, backends=tuple(views))
