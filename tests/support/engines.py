@@ -70,6 +70,9 @@ def node_clients() -> Path:
     return cache() / "node-clients"
 
 
+GO_CLIENT = CHECKOUT / "tests" / "support" / "go"
+"""The module that a Go program of the tests is built in: which client it uses, pinned."""
+
 PATHS = {
     "llama-server": llama_server,
     "vllm-python": vllm_python,

@@ -26,15 +26,18 @@ WEATHER: dict[str, Any] = {
 """A tool."""
 
 
-def sections(context: int = 1024, *, tools: bool = True) -> str:
-    """Three entries of ``backends``; with ``tools``, the one for chat is told how the small model may call them."""
+def sections(context: int = 1024, *, tools: bool = True, embedder: str = EMBEDDER, reranker: str = RERANKER) -> str:
+    """Three entries of ``backends``, the last two under these names of their models.
+
+    With ``tools``, the one for chat is told how the small model may call them.
+    """
     chat = llamacpp_section("binary", context=context)
     template = f'    args: ["--chat-template-file", "{TOOLS_TEMPLATE}"]\n' if tools else ""
-    embedder = llamacpp_section("binary", "embedder", EMBEDDER, 512)
-    reranker = llamacpp_section("binary", "reranker", RERANKER, 512)
+    vectors = llamacpp_section("binary", "embedder", embedder, 512)
+    ranks = llamacpp_section("binary", "reranker", reranker, 512)
     # A chat model has no pooling of its own, without which llama-server makes no vectors of texts.
     pooled = '    embeddings: true\n    args: ["--pooling", "mean"]\n'
-    return f"{chat}{template}{embedder}{pooled}{reranker}    rerank: true\n"
+    return f"{chat}{template}{vectors}{pooled}{ranks}    rerank: true\n"
 
 
 def weather_in(city: str, *before: str) -> list[dict[str, Any]]:

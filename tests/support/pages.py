@@ -1,5 +1,6 @@
 """The code blocks of the documentation's pages, so that tests can run what the pages show."""
 
+import itertools
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 from tests.support.engines import CHECKOUT
 
 _HEADING = re.compile(r"#+ (.*)")
+_CODE = re.compile(r"^`([^`]*)`$")
 _FENCE = re.compile(r"```(\w*)")
 
 
@@ -42,6 +44,17 @@ def blocks(path: Path, language: str | None = None) -> list[Block]:
         elif not opened and (title := _HEADING.fullmatch(line)):
             heading = title[1]
     return [block for block in found if language in {None, block.language}]
+
+
+def rows(path: Path, heading: str) -> list[list[str]]:
+    """The cells of the table under a heading, without its head; a cell that is all code without its backquotes."""
+    lines = path.read_text().splitlines()
+    start = next(
+        number for number, line in enumerate(lines) if (found := _HEADING.fullmatch(line)) and found[1] == heading
+    )
+    below = itertools.takewhile(lambda line: not _HEADING.fullmatch(line), lines[start + 1 :])
+    table = [line.strip("|").split("|") for line in below if line.startswith("|")]
+    return [[_CODE.sub(r"\1", cell.strip()) for cell in cells] for cells in table[2:]]
 
 
 def unlike(shown: Any, real: Any, place: str = "it") -> list[str]:
