@@ -8,11 +8,9 @@ from typing import Any, Final, NoReturn
 
 import msgspec
 
-from aigw_daemon.gateway.cache.cache import Cache
+from aigw_daemon.gateway.cache.cache import Cache, CacheReport
 from aigw_daemon.gateway.cache.convert import in_form
 from aigw_daemon.gateway.cache.entry import Entry
-from aigw_daemon.gateway.cache.redis_link import Gone, shown
-from aigw_daemon.gateway.cache.redis_upkeep import RedisUpkeep
 from aigw_daemon.gateway.cache.statistics import ModelStatistics
 from aigw_daemon.gateway.live import Live
 from aigw_daemon.gateway.routing import resolve
@@ -75,25 +73,16 @@ class CacheDesk:
                     return CacheReply(command.id, removed=await self._clear(cache, command))
                 case "show":
                     return await self._show(cache, command)
-        except Gone as error:
+        except _gone() as error:
             return CacheReply(command.id, problem=_without_redis(command, error))
 
     async def _stats(self, cache: Cache) -> CacheStats:
         report, view = cache.report(), self._view
-        redis = None
-        if report.redis is not None and view.redis is not None:
-            redis = RedisView(
-                shown(view.redis.value),
-                connected=report.redis_up,
-                unanswered=report.redis.unanswered,
-                unstored=report.redis.unstored,
-            )
-            redis = await _asked(redis, view.redis.value)
         return CacheStats(
             since=self._since,
             memory=MemoryView(report.entries, report.bytes, view.memory),
             models={name: _counts(counts) for name, counts in report.models.items()},
-            redis=redis,
+            redis=await _redis(view.redis.value, report) if view.redis is not None else None,
         )
 
     async def _clear(self, cache: Cache, command: CacheCommand) -> int:
@@ -122,18 +111,32 @@ class CacheDesk:
         return CacheView() if snapshot is None else snapshot.cache
 
 
-async def _asked(redis: RedisView, url: str) -> RedisView:
-    """With what only Redis itself knows."""
+async def _redis(url: str, report: CacheReport) -> RedisView | None:
+    """The Redis behind it, with what only it knows itself."""
+    if report.redis is None:
+        return None
+    # Not above: without Redis its client is never imported (it takes long), and with it that has been done aside.
+    from aigw_daemon.gateway.cache.redis_link import shown  # noqa: PLC0415
+    from aigw_daemon.gateway.cache.redis_upkeep import RedisUpkeep  # noqa: PLC0415
+
+    redis = RedisView(shown(url), report.redis_up, unanswered=report.redis.unanswered, unstored=report.redis.unstored)
     upkeep = RedisUpkeep(url)
     try:
         entries = await upkeep.count()
         used, limit = await upkeep.memory()
-    except Gone as error:
+    except _gone() as error:
         return msgspec.structs.replace(redis, why=str(error))
     return msgspec.structs.replace(redis, entries=entries, bytes=used, limit=limit)
 
 
-def _without_redis(command: CacheCommand, error: Gone) -> str:
+def _gone() -> type[Exception]:
+    """What is raised where Redis can't be asked."""
+    from aigw_daemon.gateway.cache.redis_link import Gone  # noqa: PLC0415  # as above
+
+    return Gone
+
+
+def _without_redis(command: CacheCommand, error: Exception) -> str:
     if command.kind == "clear":
         return f"what the gateway's process kept is forgotten, but Redis can't be asked: {error}"
     return f"Redis can't be asked: {error}"
