@@ -257,7 +257,7 @@ async def test_clients_that_leave_count_for_nothing(gateway: LocalGateway, first
     assert (gateway.breaker("one").failures, gateway.breaker("one").closed) == (0, True)
 
 
-@pytest.mark.parametrize("status", [400, 401, 404, 422, 429])
+@pytest.mark.parametrize("status", [400, 401, 404, 422, 429, 501])
 async def test_what_is_not_its_fault_counts_for_nothing(gateway: LocalGateway, first: FakeEngine, status: int) -> None:
     first.behaviour = says(whole(b'{"error":"no"}', status))
     for _ in range(FAILURES_TO_OPEN + 1):
