@@ -67,7 +67,8 @@ class CacheOperations:
         stats = (await self._ask(CacheCommand(0, "stats"), LOOK_SECONDS)).stats
         if stats is None:
             raise _no_answer("the gateway's answer says nothing of it")
-        return _statistics(cache, stats)
+        redis = _redis(stats.redis, managed=cache.managed) if stats.redis is not None else self._left_out(cache)
+        return _statistics(cache, stats, redis)
 
     async def clear(self, request: CacheClear) -> CacheCleared:
         """Forget answers."""
@@ -99,6 +100,18 @@ class CacheOperations:
             raise Refusal(503, "cache_unavailable", reply.problem, hint="'aigw cache stats' shows how its Redis is")
         return reply
 
+    def _left_out(self, cache: Cache) -> CacheRedis | None:
+        """Why the worker has no Redis though the profile names one."""
+        shown = self.status(cache).redis
+        if shown is None:
+            return None
+        server = shown.server
+        if server is not None:
+            why = f"it is {server.state}{f': {server.why}' if server.why else ''}"
+        else:
+            why = shown.warnings[0] if shown.warnings else "the gateway has not begun to use it yet"
+        return CacheRedis(where=shown.where, managed=cache.managed, connected=False, why=why)
+
     def _lasting_secret(self) -> Secret | None:
         try:
             return cache_secret(self._home)
@@ -112,9 +125,9 @@ def _no_answer(why: str) -> Refusal:
     return Refusal(503, "no_worker", f"the cache can't be asked: {why}", hint=hint)
 
 
-def _statistics(cache: Cache, stats: CacheStats) -> CacheStatistics:
+def _statistics(cache: Cache, stats: CacheStats, redis: CacheRedis | None) -> CacheStatistics:
     by_use = sorted(stats.models.items(), key=lambda item: (-_requests(item[1]), item[0]))
-    memory, redis = stats.memory, stats.redis
+    memory = stats.memory
     return CacheStatistics(
         mode=cache.mode,
         ttl_s=cache.ttl,
@@ -122,7 +135,7 @@ def _statistics(cache: Cache, stats: CacheStats) -> CacheStatistics:
         total=CacheCounters(**_counters(_sum(stats.models.values()))),
         models=tuple(CacheModel(model=name, **_counters(counts)) for name, counts in by_use),
         memory=CacheMemory(entries=memory.entries, bytes=memory.bytes, limit_bytes=memory.limit),
-        redis=_redis(redis, managed=cache.managed) if redis is not None else None,
+        redis=redis,
     )
 
 

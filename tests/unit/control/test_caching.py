@@ -2,6 +2,7 @@
 
 import stat
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import cast
 
 import pytest
@@ -164,16 +165,21 @@ class Worker:
         return self.reply
 
 
-class NoRedis:
-    """Stands in for a supervisor that runs none."""
+class Runs:
+    """Stands in for a supervisor: it runs this Redis, or none."""
+
+    def __init__(self, report: BackendReport | None) -> None:
+        self._report = report
 
     def redis(self) -> BackendReport | None:
-        return None
+        return self._report
 
 
-def operations(home: Home, reply: CacheReply | NoAnswer) -> tuple[CacheOperations, Worker]:
+def operations(
+    home: Home, reply: CacheReply | NoAnswer, server: BackendReport | None = None
+) -> tuple[CacheOperations, Worker]:
     worker = Worker(reply)
-    return CacheOperations(home, cast(Supervisor, NoRedis()), cast(Gatekeeper, worker), {}), worker
+    return CacheOperations(home, cast(Supervisor, Runs(server)), cast(Gatekeeper, worker), {}), worker
 
 
 def test_the_secret_is_made_once_and_is_for_its_owner_only(home: Home) -> None:
@@ -208,6 +214,25 @@ async def test_stats_of_no_requests_have_no_rate(home: Home) -> None:
     made, _ = operations(home, CacheReply(1, stats=CacheStats(5.0, MemoryView(0, 0, 1))))
     told = await made.stats(cache("{}"))
     assert (told.total.hits, told.total.hit_rate, told.models, told.redis) == (0, None, (), None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "server", "why"),
+    [
+        (MANAGED, redis(State.STOPPED), "it is stopped"),
+        (MANAGED, replace(redis(State.FAILED), why="install one"), "it is failed: install one"),
+        ("{redis: 'redis://${UNSET}'}", None, "UNSET is not set"),
+        ("{redis: 'redis://h'}", None, "the gateway has not begun to use it yet"),
+    ],
+)
+async def test_stats_say_why_the_profiles_redis_is_not_used(
+    home: Home, settings: str, server: BackendReport | None, why: str
+) -> None:
+    made, _ = operations(home, CacheReply(1, stats=CacheStats(5.0, MemoryView(0, 0, 1))), server)
+    told = (await made.stats(cache(settings))).redis
+    assert told is not None
+    assert not told.connected
+    assert why in str(told.why)
 
 
 async def test_clear_passes_on_what_is_chosen(home: Home) -> None:
