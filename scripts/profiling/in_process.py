@@ -46,7 +46,7 @@ _BODY = (
 )
 _REQUEST = (
     b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1:4000\r\ncontent-type: application/json\r\n"
-    b"cache-control: no-cache\r\ncontent-length: %d\r\n\r\n%b" % (len(_BODY), _BODY)
+    b"x-aigw-cache: bypass\r\ncontent-length: %d\r\n\r\n%b" % (len(_BODY), _BODY)
 )
 _ANSWER = (
     b"HTTP/1.1 200 OK\r\nserver: nginx\r\ndate: Sun, 22 Nov 2026 23:00:00 GMT\r\ncontent-type: application/json\r\n"

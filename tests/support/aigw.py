@@ -71,6 +71,9 @@ def profile_text(
     return f"{textwrap.dedent(head)}{textwrap.dedent(extra)}\n{routes}backends:\n{section}"
 
 
+NO_CACHE = "cache: {mode: off}\n"
+
+
 class Aigw:
     """One home; the daemon in it is started and stopped by the commands that a test runs."""
 
@@ -88,9 +91,10 @@ class Aigw:
         return f"http://127.0.0.1:{self.port}"
 
     def write_profile(self, text: str | None = None, name: str = "test", **options: Any) -> Path:
-        """A profile file for `--profile`."""
+        """A profile file for `--profile`. Unless it says so itself, no answer is kept: tests ask engines."""
         path = self.folder / f"{name}.yaml"
-        path.write_text(text or profile_text(self.port, **options))
+        text = text or profile_text(self.port, **options)
+        path.write_text(text if "cache:" in text else text.rstrip() + "\n" + NO_CACHE)
         return path
 
     def run(self, *arguments: str, code: int | None = 0, seconds: float = 90) -> subprocess.CompletedProcess[str]:

@@ -18,6 +18,7 @@ import msgspec
 from aigw_daemon.link.daemon import LinkServer, WorkerConnection
 from aigw_daemon.link.messages import (
     BackendView,
+    CacheView,
     Down,
     GatewayView,
     ModelView,
@@ -58,10 +59,15 @@ def route(name: str, *targets: tuple[str, str], cold: str = "wait", pattern: boo
 
 
 def snapshot(
-    *backends: BackendView, routes: Iterable[RouteView] = (), gateway: GatewayView | None = None, revision: int = 1
+    *backends: BackendView,
+    routes: Iterable[RouteView] = (),
+    gateway: GatewayView | None = None,
+    cache: CacheView | None = None,
+    revision: int = 1,
 ) -> Snapshot:
-    """What the daemon would push."""
-    return Snapshot(revision, "test", gateway or GatewayView(), backends, tuple(routes))
+    """What the daemon would push. Unless ``cache`` says otherwise no answer is kept: most tests are about engines."""
+    off = CacheView(mode="off")
+    return Snapshot(revision, "test", gateway or GatewayView(), backends, tuple(routes), cache=cache or off)
 
 
 class GatewayProcess:

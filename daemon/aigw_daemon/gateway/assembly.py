@@ -4,8 +4,10 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from aigw_daemon.gateway.budget import RetryBudget
+from aigw_daemon.gateway.cache.desk import CacheDesk
+from aigw_daemon.gateway.cached import Cached
 from aigw_daemon.gateway.chain import Chain
-from aigw_daemon.gateway.completions import Completions
+from aigw_daemon.gateway.completions import Completions, Desk
 from aigw_daemon.gateway.dispatcher import Dispatcher
 from aigw_daemon.gateway.late_app import LateApp
 from aigw_daemon.gateway.live import Live
@@ -14,7 +16,7 @@ from aigw_daemon.gateway.server.ids import RequestIds
 from aigw_daemon.gateway.server.server import Server
 from aigw_daemon.gateway.upstream.base import Upstream
 from aigw_daemon.gateway.walk import Means
-from aigw_daemon.link.messages import CHAT, COMPLETIONS, EMBEDDINGS, RERANK, Up
+from aigw_daemon.link.messages import CHAT, COMPLETIONS, EMBEDDINGS, RERANK, Snapshot, Up
 
 HOT_PATHS: Final[Mapping[str, str]] = {
     "/v1/chat/completions": CHAT,
@@ -38,10 +40,16 @@ class Gateway:
         self.reporter = Reporter(self.live.standings, send)
         ids = RequestIds()
         chain = Chain(Means(self.live, upstream, send, RetryBudget()))
-        endpoints = {
-            endpoint: Completions(endpoint, self.live, chain, self.reporter, ids)
-            for endpoint in dict.fromkeys(HOT_PATHS.values())
-        }
+        self.cached = Cached(self.live, chain)
+        desk = Desk(self.live, chain, self.cached, self.reporter, ids)
+        endpoints = {endpoint: Completions(endpoint, desk) for endpoint in dict.fromkeys(HOT_PATHS.values())}
         hot = {path: endpoints[endpoint] for path, endpoint in HOT_PATHS.items()}
+        self.cache_desk = CacheDesk(self.live, lambda: self.cached.cache)
         self.app = LateApp(self.live)
         self.server = Server(Dispatcher(hot, self.app, self.live, ids), self.live.gateway, ids)
+
+    def apply(self, snapshot: Snapshot) -> None:
+        """Route, limit and cache by this from now on."""
+        self.live.replace(snapshot)
+        self.server.limits = snapshot.gateway
+        self.cached.update(snapshot.cache)

@@ -86,7 +86,7 @@ async def attempt(upstream: Upstream, call: Account, hop: Hop, permit: Permit) -
     response: Response | None = None
     call.ask(hop)
     try:
-        if add_usage or hop.params is not None or hop.model != facts.model:
+        if add_usage or hop.params is not None or hop.model != facts.model or facts.has_cache_field:
             body = await rewritten(body, facts, hop.model, add_usage=add_usage, params=hop.params)
         response = await upstream.request(hop.address, hop.request_head, body)
         call.first_byte()

@@ -1,12 +1,15 @@
 """One client's request on the hot path: its account, its answer's head, its errors, and the record that is kept."""
 
+from collections.abc import Mapping
 from time import perf_counter, time
+from typing import Final, get_args
 
 from aigw_daemon.gateway.account import Account
+from aigw_daemon.gateway.cache.policy import Word
 from aigw_daemon.gateway.heartbeat import Heartbeat
-from aigw_daemon.gateway.plans import Hop
+from aigw_daemon.gateway.plans import Caching, Hop
 from aigw_daemon.gateway.server.exchange import Exchange
-from aigw_daemon.gateway.wire import ApiError
+from aigw_daemon.gateway.wire import NO_STORE, ApiError, status_line
 from aigw_daemon.link.messages import RequestRecord
 
 CLIENT_LEFT_STATUS = 499
@@ -15,6 +18,8 @@ CLIENT_LEFT_STATUS = 499
 STREAM_TYPE = b"text/event-stream"
 _STREAM_LINES = b"x-accel-buffering: no\r\n"
 """Else a proxy in front holds events back."""
+_OK = status_line(200)
+_CACHE_LINES: Final[Mapping[Word, bytes]] = {word: f"x-aigw-cache: {word}\r\n".encode() for word in get_args(Word)}
 _MILLISECONDS = tuple(b"%.2f" % (hundredths / 100) for hundredths in range(1_000))
 """Formatted in advance: the usual overheads, in hundredths of a millisecond."""
 
@@ -24,9 +29,11 @@ class Call(Account):
 
     status = 0
     error: str | None = None
-    cache_lines = b"x-aigw-cache: off\r\n"
-    """Header lines that say what the cache had to do with the answer."""
-    cache = "off"
+    cache: Word = "off"
+    """What the cache had to do with the answer, and the header lines that say so."""
+    caching: Caching | None = None
+    _cache_lines = b"x-aigw-cache: off\r\n"
+    _answered: tuple[str, str] | None = None
     _heartbeat: Heartbeat | None = None
     _overhead: float | None = None
 
@@ -69,8 +76,43 @@ class Call(Account):
         hundredths = int(overhead * 1e5)
         shown = _MILLISECONDS[hundredths] if 0 <= hundredths < len(_MILLISECONDS) else b"%.2f" % (overhead * 1e3)
         head = hop.answer_head(content_type, self.attempts)
-        lines = (head, self.cache_lines, self.id, shown)
+        lines = (head, self._cache_lines, self.id, shown)
         return b"%b%bx-aigw-request-id: %b\r\nx-aigw-overhead-ms: %b\r\n" % lines
+
+    def kept_head(self, content_type: str, lines: bytes, age: int) -> bytes:
+        """The same for an answer from the cache; ``lines`` say whose it was. ``age`` is in seconds."""
+        head = b"%bcontent-type: %b\r\n%b%bage: %d\r\n" % (_OK, content_type.encode(), NO_STORE, lines, age)
+        if self.stream:
+            head += _STREAM_LINES
+        self.status = 200
+        self._overhead = overhead = self.elapsed
+        return b"%bx-aigw-attempts: 0\r\nx-aigw-request-id: %b\r\nx-aigw-overhead-ms: %.2f\r\n" % (
+            head,
+            self.id,
+            overhead * 1e3,
+        )
+
+    def mark(self, word: Word, key: bytes | None = None) -> None:
+        """What the cache has to do with it, and under which key."""
+        self.cache = word
+        self._cache_lines = _CACHE_LINES[word]
+        if key is not None:
+            self._cache_lines += b"x-aigw-cache-key: %b\r\n" % key.hex().encode()
+
+    def answered_by(self, backend: str, model: str) -> None:
+        """The cache has the answer, which was theirs."""
+        self._answered = (backend, model)
+
+    def take_over(self, account: Account, *, leader: bool) -> None:
+        """What a shared call has come to, as far as it concerns this request."""
+        self.hop = account.hop
+        self.decision = account.decision
+        self.usage = account.usage
+        self.finish_reason = account.finish_reason
+        if leader:
+            self.attempts = account.attempts
+            self.met = account.met
+        self.ttft = self.ttft if self.ttft is not None else self.elapsed
 
     def stream_head(self, hop: Hop) -> bytes:
         """The same for a stream."""
@@ -100,7 +142,8 @@ class Call(Account):
         """What is kept of it."""
         duration = self.elapsed
         overhead = self._overhead if self._overhead is not None else duration - self._waited
-        hop, usage = self.hop, self.usage
+        usage = self.usage
+        backend, model = self._answered or (_named(self.hop) if self.hop is not None else (None, None))
         return RequestRecord(
             id=self.id.decode(),
             at=self.at,
@@ -110,8 +153,8 @@ class Call(Account):
             stream=self.stream,
             duration_ms=duration * 1e3,
             overhead_ms=max(0.0, overhead) * 1e3,
-            backend=hop.candidate.backend if hop else None,
-            upstream_model=hop.candidate.model if hop else None,
+            backend=backend,
+            upstream_model=model,
             attempts=self.attempts,
             ttft_ms=self.ttft * 1e3 if self.ttft is not None else None,
             prompt_tokens=usage.prompt_tokens if usage else None,
@@ -119,4 +162,9 @@ class Call(Account):
             finish_reason=self.finish_reason,
             error=self.error,
             client=self.exchange.client,
+            cache=self.cache,
         )
+
+
+def _named(hop: Hop) -> tuple[str, str]:
+    return hop.candidate.backend, hop.model

@@ -2,8 +2,10 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from aigw_daemon.gateway.attempt import Streamed, Whole, attempt
+from aigw_daemon.gateway.cached import Cached
 from aigw_daemon.gateway.call import CLIENT_LEFT_STATUS, Call
 from aigw_daemon.gateway.chain import Chain
 from aigw_daemon.gateway.controls import read_controls
@@ -17,17 +19,27 @@ from aigw_daemon.gateway.wire import ApiError
 from aigw_daemon.link.messages import Started
 
 
+@dataclass(frozen=True)
+class Desk:
+    """What all hot routes share."""
+
+    live: Live
+    chain: Chain
+    cached: Cached
+    reporter: Reporter
+    request_id: Callable[[], bytes]
+
+
 class Completions:
     """Answers one endpoint."""
 
-    def __init__(
-        self, endpoint: str, live: Live, chain: Chain, reporter: Reporter, request_id: Callable[[], bytes]
-    ) -> None:
+    def __init__(self, endpoint: str, desk: Desk) -> None:
         self._endpoint = endpoint
-        self._live = live
-        self._chain = chain
-        self._reporter = reporter
-        self._request_id = request_id
+        self._live = desk.live
+        self._chain = desk.chain
+        self._cached = desk.cached
+        self._reporter = desk.reporter
+        self._request_id = desk.request_id
 
     async def __call__(self, exchange: Exchange) -> None:
         """Answer, and leave a record of it on every path."""
@@ -35,6 +47,9 @@ class Completions:
         try:
             body = exchange.body
             self._begin(call, parse_facts(body) if len(body) <= THREAD_BYTES else await read_facts(body))
+            wanted = self._cached.terms(call)
+            if wanted is not None and await self._cached.answer(call, wanted):
+                return
             if (hop := chain.usual(call)) is None:
                 answer = await chain.walk(call)
             else:

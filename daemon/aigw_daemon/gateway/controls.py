@@ -42,6 +42,11 @@ class Controls(msgspec.Struct, frozen=True):
     """``x-aigw-cache`` as it came, and `cache_control` likewise: see `cache.policy`."""
     cache_control: str | None = None
 
+    @property
+    def without_timeout(self) -> "Controls":
+        """The same for a call that several clients share."""
+        return self if self.timeout is None else msgspec.structs.replace(self, timeout=None)
+
 
 NONE: Final = Controls()
 

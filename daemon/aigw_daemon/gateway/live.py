@@ -10,7 +10,7 @@ from aigw_daemon.gateway.hosts import HostPolicy
 from aigw_daemon.gateway.plans import Plan, compile_plan
 from aigw_daemon.gateway.routing import RoutingTable, resolve
 from aigw_daemon.gateway.standing import Standings
-from aigw_daemon.link.messages import GatewayView, Snapshot
+from aigw_daemon.link.messages import CacheView, GatewayView, Snapshot
 from aigw_daemon.words import State
 
 _PLANS_KEPT = 4_096
@@ -25,6 +25,7 @@ class Live:
         self.gateway = GatewayView()
         self.hosts = HostPolicy()
         self.standings = Standings(self._reconsider)
+        self._cache = CacheView()
         self._conditions: Conditions = CALM
         self._epoch = 0
         self.plans: dict[tuple[str, str], Plan] = {}
@@ -39,6 +40,7 @@ class Live:
             self.hosts = HostPolicy(gateway.allowed_hosts, gateway.cors_origins)
         self.snapshot = snapshot
         self.gateway = gateway
+        self._cache = snapshot.cache
         self._table = RoutingTable(snapshot)
         self.standings.update(snapshot)
         self._reconsider()
@@ -66,7 +68,7 @@ class Live:
         if plain and (made := self.plans.get((ask.endpoint, ask.model))):
             return made
         decision = resolve(self._table, ask, self._conditions)
-        plan = compile_plan(self._table, self.standings, decision, self._epoch)
+        plan = compile_plan(self._table, self.standings, decision, self._cache, self._epoch)
         if plain and decision.candidates:
             if len(self.plans) >= _PLANS_KEPT:
                 self.plans.clear()

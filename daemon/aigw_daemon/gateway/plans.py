@@ -7,11 +7,13 @@ import msgspec
 
 from aigw_daemon.gateway.admission import Lane
 from aigw_daemon.gateway.breaker import Breaker
+from aigw_daemon.gateway.cache.key import KeySpace
+from aigw_daemon.gateway.cache.policy import Terms
 from aigw_daemon.gateway.routing import Candidate, Decision, Readiness, RoutingTable
 from aigw_daemon.gateway.standing import Standings
 from aigw_daemon.gateway.upstream.base import Address, request_head
 from aigw_daemon.gateway.wire import NO_STORE, header, status_line
-from aigw_daemon.link.messages import ENDPOINTS, BackendView, ParamsView, Secret
+from aigw_daemon.link.messages import ENDPOINTS, BackendView, CacheView, ParamsView, Secret
 from aigw_daemon.version import AIGW_VERSION
 
 _OK = status_line(200)
@@ -40,6 +42,8 @@ class Hop(msgspec.Struct, frozen=True):
     first_token_timeout: float | None
     gap_timeout: float | None
     cold_timeout: float
+    space: KeySpace
+    """Under which its own answers are kept."""
 
     def answer_head(self, content_type: bytes, attempts: int) -> bytes:
         """Status line and header lines of a 200 that this hop gives."""
@@ -52,6 +56,17 @@ class Hop(msgspec.Struct, frozen=True):
         return text.replace(self.secret.value, "***") if text and self.secret and self.secret.value else text
 
 
+class Caching(msgspec.Struct, frozen=True):
+    """What the cache may do for the requests of a plan."""
+
+    usual: Terms
+    """For a request that asks for nothing special."""
+    deterministic: bool
+    """Whether only requests count that would be answered the same again."""
+    space: KeySpace
+    """Of the first configured candidate, whether it can answer now or not: a hit wakes nobody."""
+
+
 class Plan(msgspec.Struct, frozen=True):
     """A decision, and its kept candidates made ready to be asked."""
 
@@ -61,13 +76,15 @@ class Plan(msgspec.Struct, frozen=True):
     """Who is asked when the engine says that the prompt is too long."""
     first: Hop | None
     """The one to ask without further thought: ready, first whatever the load, the request's fields left alone."""
+    caching: Caching | None
+    """None where answers are not kept."""
     epoch: int
     """When it was made: in a later one it is out of date."""
 
 
-def compile_plan(table: RoutingTable, standings: Standings, decision: Decision, epoch: int) -> Plan:
+def compile_plan(table: RoutingTable, standings: Standings, decision: Decision, cache: CacheView, epoch: int) -> Plan:
     """Everything that asking the kept candidates of a decision takes."""
-    hops = tuple(_hop(table, standings, decision, candidate) for candidate in decision.kept)
+    hops = tuple(_hop(table, standings, decision, candidate, cache) for candidate in decision.kept)
     longer = (candidate for candidate in decision.on_context_overflow if candidate.kept)
     plain = hops and not hops[0].cold and decision.balance == "order" and decision.params is None
     # A deadline of the route's own is a walk's to set.
@@ -75,13 +92,35 @@ def compile_plan(table: RoutingTable, standings: Standings, decision: Decision, 
     return Plan(
         decision=decision,
         hops=hops,
-        overflow=tuple(_hop(table, standings, decision, candidate) for candidate in longer),
+        overflow=tuple(_hop(table, standings, decision, candidate, cache) for candidate in longer),
         first=hops[0] if plain else None,
+        caching=_caching(table, decision, cache),
         epoch=epoch,
     )
 
 
-def _hop(table: RoutingTable, standings: Standings, decision: Decision, candidate: Candidate) -> Hop:
+def _caching(table: RoutingTable, decision: Decision, cache: CacheView) -> Caching | None:
+    mode = decision.cache or cache.mode
+    if mode == "off" or not decision.candidates:
+        return None
+    ttl = decision.cache_ttl if decision.cache_ttl is not None else cache.ttl
+    usual = Terms(look_up=True, store=ttl > 0, ttl=ttl, max_age=None, word="miss")
+    return Caching(usual, mode == "deterministic", _space(table, decision, decision.candidates[0], cache))
+
+
+def _space(table: RoutingTable, decision: Decision, candidate: Candidate, cache: CacheView) -> KeySpace:
+    view = table.view(candidate)
+    return KeySpace(
+        decision.endpoint,
+        candidate.backend,
+        candidate.model,
+        view.digest if view is not None else None,
+        split_by=cache.split_by,
+        params=decision.params,
+    )
+
+
+def _hop(table: RoutingTable, standings: Standings, decision: Decision, candidate: Candidate, cache: CacheView) -> Hop:
     backend = table.backends[candidate.backend]
     address = Address(backend.host, backend.port, backend.tls)
     path = upstream_path(backend.base_path, decision.endpoint)
@@ -102,6 +141,7 @@ def _hop(table: RoutingTable, standings: Standings, decision: Decision, candidat
         first_token_timeout=decision.first_token_timeout or backend.first_token_timeout,
         gap_timeout=backend.gap_timeout,
         cold_timeout=backend.cold_timeout,
+        space=_space(table, decision, candidate, cache),
     )
 
 

@@ -49,6 +49,13 @@ class Facts(msgspec.Struct):
     max_completion_tokens: int | float | None = None
     messages: list[msgspec.Raw] | None = None
     tools: msgspec.Raw = _ABSENT
+    cache: msgspec.Raw = _ABSENT
+    """LiteLLM's field, which is for us and not for the engine."""
+
+    @property
+    def has_cache_field(self) -> bool:
+        """Whether it says something about the cache."""
+        return self.cache is not _ABSENT
 
     @property
     def has_tools(self) -> bool:
@@ -109,7 +116,7 @@ async def rewritten(
     The same object if none of them changes it. Raises ApiError 400 for a field's name that is no UTF-8, which
     `read_facts` doesn't look at.
     """
-    if model == facts.model and params is None:
+    if model == facts.model and params is None and facts.cache is _ABSENT:
         if not add_usage:
             return body
         if facts.stream_options is None and b'"stream_options"' not in body:
@@ -122,6 +129,7 @@ async def rewritten(
 def _spliced(body: bytes, model: str, params: ParamsView | None, *, add_usage: bool) -> bytes:
     try:
         fields = _decode_raw(body)
+        fields.pop("cache", None)
         if params is not None:
             fields = apply(fields, params)
         raw = fields.get("stream_options") if add_usage else None

@@ -21,6 +21,7 @@ import uvloop
 from aigw_daemon.gateway.assembly import Gateway
 from aigw_daemon.gateway.upstream.pool import PooledClient
 from aigw_daemon.identity import boot_id, start_ticks
+from aigw_daemon.link.caching import CacheCommand
 from aigw_daemon.link.messages import Down, Drain, Hello, Snapshot, Tail, Up
 from aigw_daemon.link.worker import WorkerLink
 from aigw_daemon.version import AIGW_VERSION, LINK_VERSION
@@ -75,12 +76,14 @@ class Worker:
                 tasks.create_task(self._listen_when_told(), name="listen"),
                 tasks.create_task(self._gateway.app.make(), name="app"),
                 tasks.create_task(self._gateway.reporter.run(), name="reporter"),
+                tasks.create_task(self._gateway.cache_desk.run(self._send), name="cache desk"),
                 tasks.create_task(self._gateway.server.watch(), name="watch"),
             ]
             await self._drain_when_told()
             self._gateway.reporter.flush()
             for service in services:
                 service.cancel()
+        await self._gateway.cached.aclose()
         await self._upstream.aclose()
 
     async def _listen_when_told(self) -> None:
@@ -122,9 +125,10 @@ class Worker:
     def _receive(self, message: Down) -> None:
         match message:
             case Snapshot():
-                self._gateway.live.replace(message)
-                self._gateway.server.limits = message.gateway
+                self._gateway.apply(message)
                 self._told.set()
+            case CacheCommand():
+                self._gateway.cache_desk.hear(message)
             case Tail():
                 self._gateway.reporter.tailing = message.on
             case Drain():

@@ -264,6 +264,8 @@ class RequestRecord(msgspec.Struct, frozen=True):
     """``code: message`` of what the client was told, or why its stream was cut."""
     client: str | None = None
     """Address of the client."""
+    cache: str = "off"
+    """What the cache had to do with it: hit, miss, coalesced, bypass or off."""
 
 
 class Records(msgspec.Struct, frozen=True, tag="records"):

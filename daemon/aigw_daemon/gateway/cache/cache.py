@@ -7,18 +7,20 @@ for Redis. What `keep` is given is looked at by the rules of `entry` first.
 import asyncio
 from collections.abc import Callable, Collection
 from time import time
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from aigw_daemon.gateway.cache.convert import JSON_TYPE, in_form
 from aigw_daemon.gateway.cache.entry import MAX_ENTRY_BYTES, Entry, Origin, stream_entry, whole_entry
-from aigw_daemon.gateway.cache.key import KeySpace
+from aigw_daemon.gateway.cache.key import COMMON_SCOPE, KeySpace
 from aigw_daemon.gateway.cache.memory import Kept, MemoryTier
 from aigw_daemon.gateway.cache.policy import Terms
-from aigw_daemon.gateway.cache.redis_tier import RedisCounts, RedisTier
-from aigw_daemon.gateway.cache.redis_upkeep import RedisUpkeep
-from aigw_daemon.gateway.cache.statistics import ModelStatistics, Statistics
+from aigw_daemon.gateway.cache.statistics import ModelStatistics, RedisCounts, Statistics
+
+if TYPE_CHECKING:
+    # Without Redis its client is never imported: it takes longer than the rest of the worker together.
+    from aigw_daemon.gateway.cache.redis_tier import RedisTier
 
 THREAD_BYTES: Final = 64 * 1024
 """Longer answers are read and brought into another form in a thread: a MiB takes tens of milliseconds."""
@@ -35,6 +37,8 @@ class Question(msgspec.Struct):
     stream: bool = False
     usage: bool = False
     """Whether it asked for a stream's usage frame."""
+    scope: bytes = COMMON_SCOPE
+    """The tenant's, as in its key."""
 
 
 class Hit(msgspec.Struct):
@@ -66,12 +70,13 @@ class Cache:
     def __init__(
         self,
         memory: MemoryTier,
-        redis: RedisTier | None = None,
+        redis: "RedisTier | None" = None,
         limit: int = MAX_ENTRY_BYTES,
         clock: Callable[[], float] = time,
     ) -> None:
         self._memory = memory
-        self._redis = redis
+        self.redis = redis
+        """May be set later, and taken away again."""
         self._limit = limit
         self._clock = clock
         self._statistics = Statistics()
@@ -121,8 +126,8 @@ class Cache:
         if entry is None:
             return False
         self._memory.put(entry, origin.ttl)
-        if self._redis is not None:
-            self._redis.store(entry)
+        if self.redis is not None:
+            self.redis.store(entry)
         counts = self._statistics.of(origin.name)
         counts.stored += 1
         counts.stored_bytes += len(body)
@@ -130,7 +135,7 @@ class Cache:
 
     def report(self) -> CacheReport:
         """What it did since the worker began, and what this process keeps now."""
-        redis = self._redis
+        redis = self.redis
         counts = msgspec.structs.replace(redis.counts) if redis is not None else None
         up = redis is not None and redis.up
         return CacheReport(self._statistics.all(), len(self._memory), self._memory.bytes, counts, up)
@@ -148,7 +153,7 @@ class Cache:
             and (before is None or kept.entry.origin.created < before)
         ]
         near = sum(map(self._memory.drop, chosen))
-        far = await RedisUpkeep(self._redis.url).clear(models, before) if self._redis is not None else 0
+        far = await self.redis.upkeep.clear(models, before) if self.redis is not None else 0
         return max(near, far)
 
     async def find(self, beginning: str) -> list[Entry]:
@@ -158,15 +163,15 @@ class Cache:
             for kept in self._memory
             if kept.entry.origin.key.hex().startswith(beginning)
         }
-        if self._redis is not None:
-            stored = await RedisUpkeep(self._redis.url).find(beginning, self._limit)
+        if self.redis is not None:
+            stored = await self.redis.upkeep.find(beginning, self._limit)
             found = {entry.origin.key: entry for entry in stored} | found
         return list(found.values())
 
     async def _from_redis(self, question: Question) -> Kept | None:
-        if self._redis is None:
+        if self.redis is None:
             return None
-        entry = await self._redis.find(question.space.stored_under, question.key)
+        entry = await self.redis.find(question.space.stored_under, question.key)
         if entry is None:
             return None
         origin = entry.origin

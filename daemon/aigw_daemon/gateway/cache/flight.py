@@ -188,6 +188,11 @@ class Rider(Generic[Head]):
         self._waiter: asyncio.Future[None] | None = None
 
     @property
+    def flight(self) -> Flight[Head]:
+        """What it is on."""
+        return self._flight
+
+    @property
     def live(self) -> bool:
         """Whether it takes each piece as it comes."""
         return self._sink is not None

@@ -19,6 +19,8 @@ from aigw_daemon.gateway.cache.entry import MAX_ENTRY_BYTES, Entry
 from aigw_daemon.gateway.cache.key import stored_name, stored_under
 from aigw_daemon.gateway.cache.pace import Pace
 from aigw_daemon.gateway.cache.redis_link import OPERATION_SECONDS, Gone, Link, Refusal
+from aigw_daemon.gateway.cache.redis_upkeep import RedisUpkeep
+from aigw_daemon.gateway.cache.statistics import RedisCounts
 
 THREAD_BYTES: Final = 64 * 1024
 """Larger values are packed and unpacked in a thread: compressing a MiB takes milliseconds."""
@@ -30,15 +32,6 @@ MOST_BYTES_AT_ONCE: Final = 1024 * 1024
 MOST_WAITING_BYTES: Final = 16 * 1024 * 1024
 """Of answers that wait to be stored; more are not stored."""
 _LEAST_SECONDS: Final = 0.001
-
-
-class RedisCounts(msgspec.Struct):
-    """What went wrong, since the worker began."""
-
-    unanswered: int = 0
-    """Looks that got no reply in time."""
-    unstored: int = 0
-    """Answers that were not stored: no connection, too much waiting, or Redis refused."""
 
 
 class _Look(msgspec.Struct):
@@ -59,6 +52,8 @@ class RedisTier:
     ) -> None:
         self.url = url
         self.counts = RedisCounts()
+        self.upkeep = RedisUpkeep(url)
+        """For the operator, on connections of its own."""
         self._limit = limit
         self._clock = clock
         self._reads = Link(url, "look", pace())

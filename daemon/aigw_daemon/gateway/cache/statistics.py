@@ -21,6 +21,15 @@ class ModelStatistics(msgspec.Struct):
     saved_seconds: float = 0.0
 
 
+class RedisCounts(msgspec.Struct):
+    """What went wrong, since the worker began."""
+
+    unanswered: int = 0
+    """Looks that got no reply in time."""
+    unstored: int = 0
+    """Answers that were not stored: no connection, too much waiting, or Redis refused."""
+
+
 class Statistics:
     """All models' counts."""
 
