@@ -19,6 +19,8 @@ from tests.support.gateway import ask, parse_answer, post
 from tests.support.wait import eventually
 
 M = TypeVar("M", bound=Up)
+LONGEST_READ = 4 * 1024 * 1024
+"""Bytes that `Asking.until` looks through for what it waits for."""
 Answer = tuple[int, dict[bytes, bytes], bytes]
 
 
@@ -68,10 +70,10 @@ class LocalGateway:
     @contextlib.asynccontextmanager
     async def asking(self, body: bytes, *lines: str) -> AsyncIterator["Asking"]:
         """A client that has asked, and leaves at the end of the block."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=LONGEST_READ)
         writer.write(post(body, "/v1/chat/completions", *lines))
         try:
-            yield Asking(reader)
+            yield Asking(reader, writer)
         finally:
             writer.transport.abort()
 
@@ -81,16 +83,25 @@ class Asking:
     """A client in the midst of a question."""
 
     reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    def leave(self) -> None:
+        """Hang up before the end of the block."""
+        self.writer.transport.abort()
 
     async def until(self, expected: bytes, seconds: float = 5.0) -> bytes:
         """Read up to these bytes."""
         async with asyncio.timeout(seconds):
             return await self.reader.readuntil(expected)
 
-    async def answer(self, seconds: float = 10.0) -> Answer:
+    async def rest(self, seconds: float = 10.0) -> bytes:
         """Read to the end."""
         async with asyncio.timeout(seconds):
-            return parse_answer(await self.reader.read())
+            return await self.reader.read()
+
+    async def answer(self, seconds: float = 10.0) -> Answer:
+        """The whole answer, of which nothing was read yet."""
+        return parse_answer(await self.rest(seconds))
 
 
 @contextlib.asynccontextmanager
