@@ -9,7 +9,7 @@ import pytest
 from openai import APIError, AsyncOpenAI
 
 from aigw_daemon.gateway import heartbeat
-from aigw_daemon.link.messages import GatewayView, Snapshot
+from aigw_daemon.link.messages import Demand, GatewayView, Snapshot
 from aigw_daemon.words import State
 from tests.support.fake_engine import (
     DONE,
@@ -120,29 +120,36 @@ async def test_the_last_of_several_is_kept_alive_under_its_own_name(
     assert b": waiting for the first token of two" in unchunked(body)
 
 
+@pytest.fixture
+def slow_beats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time for something to change before the first one."""
+    monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 0.5)
+
+
+@pytest.mark.usefixtures("slow_beats")
 async def test_a_cold_candidate_that_is_lost_is_not_named(
     gateway: LocalGateway, first: FakeEngine, second: FakeEngine
 ) -> None:
     """It was the only one when the wait began; another has come instead before the first sign of life."""
-    starting = with_state(with_state(over(first, second), "one", State.STARTING), "two", State.FAILED)
-    gateway.apply(starting)
-    second.behaviour = in_turn((LONG, stream(HELLO, FINISH, DONE)))
+    gateway.apply(with_state(with_state(over(first, second), "one", State.STOPPED), "two", State.FAILED))
+    second.behaviour = in_turn((1.0, stream(HELLO, FINISH, DONE)))
     async with gateway.asking(STREAM) as asking:
-        await eventually(lambda: gateway.gateway.server.connections == 1, what="the client")
+        await eventually(lambda: gateway.said(Demand), what="the wait for the first")
         gateway.apply(with_state(over(first, second), "one", State.FAILED))
-        _, headers, _ = await asking.answer()
+        _, headers, body = await asking.answer()
     assert headers[b"x-aigw-backend"] == b"two"
+    assert b": waiting for the first token of two" in unchunked(body)
 
 
+@pytest.mark.usefixtures("slow_beats")
 async def test_a_promise_is_taken_back_when_somebody_else_can_answer_again(
-    gateway: LocalGateway, first: FakeEngine, second: FakeEngine, monkeypatch: pytest.MonkeyPatch
+    gateway: LocalGateway, first: FakeEngine, second: FakeEngine
 ) -> None:
-    """Nothing was sent yet; and the second of two is no longer the last one."""
-    monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 0.5)
-    gateway.apply(with_state(with_state(over(first, second), "one", State.STARTING), "two", State.FAILED))
+    """Nothing was sent yet; and the first of two is no longer the last one."""
+    gateway.apply(with_state(with_state(over(first, second), "one", State.STOPPED), "two", State.FAILED))
     first.behaviour = in_turn((1.0, whole(b'{"error":"boom"}', 500)))
     async with gateway.asking(STREAM) as asking:
-        await eventually(lambda: gateway.gateway.server.connections == 1, what="the client")
+        await eventually(lambda: gateway.said(Demand), what="the wait for the first")
         gateway.apply(over(first, second))
         status, headers, body = await asking.answer()
     assert (status, headers[b"x-aigw-backend"]) == (200, b"two")
