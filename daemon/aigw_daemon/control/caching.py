@@ -9,7 +9,8 @@ from aigw_daemon.control.schema import CacheStatus, RedisStatus
 from aigw_daemon.home import Home
 from aigw_daemon.link.messages import CacheView, Secret
 from aigw_daemon.profile.caching import Cache
-from aigw_daemon.profile.scalars import MissingVariableError, redis_trouble
+from aigw_daemon.profile.redis_url import redis_trouble
+from aigw_daemon.profile.scalars import MissingVariableError
 from aigw_daemon.supervisor.backend import BackendReport
 from aigw_daemon.words import SERVING, State
 

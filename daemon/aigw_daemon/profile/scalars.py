@@ -18,6 +18,8 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+from aigw_daemon.profile.redis_url import redis_trouble
+
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -229,21 +231,6 @@ def check_redis(secret: Secret) -> Secret:
     if not secret.variables and (trouble := redis_trouble(secret.expand({}))) is not None:
         raise rule(trouble, secret=True)
     return secret
-
-
-def redis_trouble(url: str) -> str | None:
-    """What is wrong with a Redis URL whose references are filled in, without its telling more."""
-    try:
-        parts = urlsplit(url)
-        _ = parts.port  # read for its check
-    except ValueError:
-        return "must be a Redis URL such as redis://127.0.0.1:6379/0: its host or port can't be read"
-    if parts.scheme == "unix":
-        return None if parts.path.startswith("/") else "must give the socket's whole path, as in unix:///run/redis.sock"
-    database = parts.path.strip("/")
-    if database and not (database.isascii() and database.isdigit()):
-        return "must end in the number of a database, as in redis://127.0.0.1:6379/0, or in nothing"
-    return None
 
 
 def one_of_pattern(pattern: str, text: str) -> Callable[[str], str]:

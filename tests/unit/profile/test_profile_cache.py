@@ -31,7 +31,16 @@ def test_modes_are_words_also_where_yaml_once_read_truth_values(mode: str) -> No
     assert cache(f"{{mode: {mode}}}").mode == mode
 
 
-@pytest.mark.parametrize("url", ["redis://h:6379/0", "rediss://:pw@h", "unix:///run/redis.sock", "redis://${HOST}/1"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://h:6379/0",
+        "rediss://:pw@h",
+        "unix:///run/redis.sock",
+        "redis://${HOST}/1",
+        "rediss://h/2?ssl_ca_certs=/ca.pem",
+    ],
+)
 def test_redis_is_reached_by_each_of_its_urls(url: str) -> None:
     found = cache(f"{{redis: '{url}'}}")
     assert found.redis is not None
@@ -56,6 +65,10 @@ def test_a_managed_redis_gets_its_memory() -> None:
         ("{redis: 'redis://h:99999'}", "cache.redis: must be a Redis URL such as redis://127.0.0.1:6379/0"),
         ("{redis: 'redis://:hush@h/one'}", "cache.redis: must end in the number of a database"),
         ("{redis: 'unix://redis.sock'}", "cache.redis: must give the socket's whole path"),
+        ("{redis: 'redis://h?ssl_ca_certs=/x'}", "cache.redis: has an option that no redis:// URL knows"),
+        ("{redis: 'redis://h?hush'}", "cache.redis: has an option that no redis:// URL knows"),
+        ("{redis: 'unix:///s?db=one'}", "cache.redis: has a db that is no number"),
+        ("{redis: 'rediss://h?ssl_cert_reqs=no'}", "cache.redis: has an ssl_cert_reqs that is none of none, optional"),
         ("{redis: managed, redis_memory: 1MiB}", "cache.redis_memory: must be 8MiB or more"),
         ("{redis_memory: 64MiB}", "cache.redis_memory: is for a Redis that aigw runs"),
         ("{redis: 'redis://h', redis_memory: 64MiB}", "cache.redis_memory: is for a Redis that aigw runs"),
