@@ -92,6 +92,9 @@ class Cached:
 
     def terms(self, call: Call) -> Terms | None:
         """What the cache may do for this request; None when it has nothing to do with it."""
+        if call.controls.bypass:
+            call.mark("bypass")
+            return None
         plan = self._live.plans.get((call.endpoint, call.model)) or self._live.plan(Ask(call.model, call.endpoint))
         caching = plan.caching if plan is not None else None
         if caching is None:

@@ -15,6 +15,7 @@ BACKEND: Final = b"x-aigw-backend"
 PRIORITY: Final = b"x-aigw-priority"
 CACHE: Final = b"x-aigw-cache"
 CACHE_CONTROL: Final = b"cache-control"
+BYPASS: Final = "bypass"
 NAMES: Final = frozenset({TIMEOUT, FALLBACK, BACKEND, PRIORITY, CACHE, CACHE_CONTROL})
 
 LONGEST_TIMEOUT: Final = 24 * 3600.0
@@ -38,6 +39,8 @@ class Controls(msgspec.Struct, frozen=True):
     """In the line of a backend that is full: higher goes first."""
     usual: bool = True
     """Whether nothing of the above is asked for."""
+    bypass: bool = False
+    """Whether the cache must have nothing to do with it."""
     cache: str | None = None
     """``x-aigw-cache`` as it came, and `cache_control` likewise: see `cache.policy`."""
     cache_control: str | None = None
@@ -59,6 +62,7 @@ def read_controls(headers: tuple[tuple[bytes, bytes], ...]) -> Controls:
     """
     said = {name: value.decode("latin-1").strip() for name, value in headers}
     return Controls(
+        bypass=said.get(CACHE, "").lower() == BYPASS,
         cache=said.get(CACHE),
         cache_control=said.get(CACHE_CONTROL),
         usual=not said.keys() - {CACHE, CACHE_CONTROL},

@@ -10,13 +10,13 @@ from typing import Any, Final, Literal
 import msgspec
 
 from aigw_daemon.gateway import parameters
+from aigw_daemon.gateway.controls import BYPASS
 from aigw_daemon.gateway.wire import BAD_JSON, ApiError
 from aigw_daemon.link.messages import EMBEDDINGS, RERANK, ParamsView
 
 Word = Literal["hit", "miss", "coalesced", "bypass", "off"]
 """The values of ``x-aigw-cache``."""
 LONGEST_TTL: Final = 30 * 24 * 3600.0
-BYPASS: Final = "bypass"
 
 _RANDOM_SEED: Final = 0xFFFFFFFF
 """How llama.cpp says that it picks one itself; negative seeds mean the same."""
