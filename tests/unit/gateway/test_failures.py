@@ -1,0 +1,145 @@
+"""What an attempt's failure means, and what the client is told when nobody is left to ask."""
+
+import pytest
+
+from aigw_daemon.gateway.breaker import Failure
+from aigw_daemon.gateway.decision import Candidate, Decision, Readiness
+from aigw_daemon.gateway.failures import (
+    RETRY_AFTER_SECONDS,
+    AttemptFailed,
+    Kind,
+    failed_exchange,
+    failed_status,
+    is_clients_fault,
+    is_too_long,
+    out_of_time,
+    spent,
+)
+from aigw_daemon.gateway.upstream.base import BodyTooLarge, ConnectFailed, ProtocolViolation, Truncated, UpstreamError
+from aigw_daemon.gateway.wire import upstream_error
+
+DECISION = Decision(
+    "m",
+    "route",
+    "m",
+    (
+        Candidate("one", "m", Readiness.READY, "ready"),
+        Candidate("two", "m", Readiness.SKIPPED, "failed: no such file"),
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(
+            b'{"error":{"code":400,"message":"request (631 tokens) exceeds the available context size (256 tokens), '
+            b'try increasing it","type":"exceed_context_size_error","n_prompt_tokens":631,"n_ctx":256}}',
+            id="llama.cpp",
+        ),
+        pytest.param(
+            b'{"error":{"message":"This model\'s maximum context length is 2048 tokens. However, you requested 4000 '
+            b'output tokens","type":"BadRequestError","param":"input_tokens","code":400}}',
+            id="vLLM",
+        ),
+        pytest.param(b'{"error":{"message":"too many","code":"context_length_exceeded"}}', id="OpenAI"),
+        pytest.param(b'{"error":{"message":"the input length exceeds the context length"}}', id="Ollama, vectors"),
+        pytest.param(b'{"error":"prompt too long; exceeded max context length by 7 tokens"}', id="Ollama, bare"),
+    ],
+)
+def test_engines_words_for_a_prompt_that_is_too_long_are_known(body: bytes) -> None:
+    assert is_too_long(upstream_error(body))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b'{"error":"invalid options"}', b'{"error":{"message":"max_tokens must be at least 1","code":400}}', b"", b"\xff"],
+)
+def test_other_refusals_are_not_taken_for_one(body: bytes) -> None:
+    assert not is_too_long(upstream_error(body))
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "counts", "passing"),
+    [
+        (401, Kind.FAILED, None, False),
+        (404, Kind.FAILED, None, False),
+        (429, Kind.LIMITED, None, False),
+        (500, Kind.FAILED, Failure.SERVER_ERROR, False),
+        (501, Kind.FAILED, None, False),
+        (502, Kind.FAILED, Failure.SERVER_ERROR, True),
+        (503, Kind.UNREACHABLE, Failure.SERVER_ERROR, True),
+    ],
+)
+def test_a_status_says_whose_fault_it_is(status: int, kind: Kind, counts: Failure | None, passing: bool) -> None:
+    failure = failed_status(status, "because", "")
+    assert (failure.kind, failure.counts, failure.passing) == (kind, counts, passing)
+    assert failure.detail == f"it answered {status}: because"
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [("7", 7), ("0", 0), ("", None), ("-1", None), ("1.5", None), ("soon", None), ("9" * 5_000, None), ("٣", None)],
+)
+def test_a_retry_after_is_whole_seconds_or_nothing(said: str, seconds: int | None) -> None:
+    assert failed_status(429, None, said).retry_after == seconds
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "counts"),
+    [
+        (ConnectFailed("x", "refused"), Kind.UNREACHABLE, Failure.REFUSED),
+        (ConnectFailed("x", "tls"), Kind.UNREACHABLE, Failure.UNREACHABLE),
+        (Truncated("x"), Kind.FAILED, Failure.RESET),
+        (ProtocolViolation("x"), Kind.FAILED, Failure.BAD_ANSWER),
+        (BodyTooLarge("x"), Kind.FAILED, None),
+        (UpstreamError("x"), Kind.FAILED, Failure.RESET),
+    ],
+)
+def test_a_broken_exchange_says_how_it_counts(error: UpstreamError, kind: Kind, counts: Failure | None) -> None:
+    failure = failed_exchange(error)
+    assert (failure.kind, failure.counts) == (kind, counts)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "status"),
+    [
+        ([], 503),
+        ([Kind.UNREACHABLE], 503),
+        ([Kind.LIMITED], 429),
+        ([Kind.LIMITED, Kind.UNREACHABLE], 503),
+        ([Kind.TIMED_OUT, Kind.UNREACHABLE], 504),
+        ([Kind.FAILED, Kind.LIMITED, Kind.TIMED_OUT], 500),
+    ],
+)
+def test_a_spent_chain_says_the_worst_that_it_met(kinds: list[Kind], status: int) -> None:
+    error = spent(DECISION, [("one", AttemptFailed(kind, f"met {kind}")) for kind in kinds])
+    assert error.status == status
+    assert all(f"one: met {kind}" in error.message for kind in kinds)
+    assert "two: failed: no such file" in error.message
+    assert (error.retry_after is not None) == (status in {429, 503})
+
+
+def test_a_spent_chain_tells_the_shortest_wait() -> None:
+    met = [("one", AttemptFailed(Kind.LIMITED, "slow", wait)) for wait in (30, 7)]
+    assert spent(DECISION, met).retry_after == 7
+    assert spent(DECISION, []).retry_after == RETRY_AFTER_SECONDS
+
+
+def test_why_no_more_attempts_are_made_is_told() -> None:
+    error = spent(DECISION, [("one", AttemptFailed(Kind.FAILED, "boom"))], "2 attempts were made")
+    assert error.message.endswith("; 2 attempts were made")
+
+
+def test_the_end_of_time_tells_what_was_met() -> None:
+    error = out_of_time(0.5, DECISION, [("one", AttemptFailed(Kind.FAILED, "boom"))])
+    assert (error.status, error.message) == (
+        504,
+        "there was no answer within 0.5 s: one: boom; two: failed: no such file",
+    )
+    assert out_of_time(3.0, None, ()).message == "there was no answer within 3 s"
+
+
+@pytest.mark.parametrize(("status", "clients"), [(400, True), (413, True), (422, True), (401, False), (404, False)])
+def test_the_operators_faults_are_not_the_clients(status: int, clients: bool) -> None:
+    assert is_clients_fault(status) is clients
