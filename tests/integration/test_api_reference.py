@@ -48,6 +48,9 @@ if "response" in globals():
     assert response.choices[0].finish_reason, response
 """
 
+KEPT = "Kept answers"
+"""The heading of the example that asks the same twice."""
+
 FOLLOWS = "Requests as they finish"
 """The heading of the one example that doesn't end by itself."""
 
@@ -61,7 +64,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aigw]:
     found = Aigw(tmp_path_factory.mktemp("page"))
     try:
         backends = sections(CONTEXT, tools=False, embedder=EMBEDDER, reranker=RERANKER)
-        found.up(backends=backends, names=NAMES, extra=f'capabilities: {{fast: ["{MODEL}"]}}\n')
+        # As in a profile that says nothing of it, answers are kept.
+        more = f'capabilities: {{fast: ["{MODEL}"]}}\ncache: {{ttl: 1h}}\n'
+        found.up(backends=backends, names=NAMES, extra=more)
         yield found
     finally:
         found.end()
@@ -100,6 +105,8 @@ def test_python_examples_run(whole: Aigw, block: Block, tmp_path: Path) -> None:
     script.write_text(here("\n".join([preamble, block.text, USES.get(block.heading, ""), AFTERWARDS]), whole))
     said = shell(whole, [sys.executable, str(script)], tmp_path)
     assert "error:" not in said
+    if block.heading == KEPT:
+        assert said.split() == ["miss", "hit"]
 
 
 @pytest.mark.parametrize("block", [block for block in chosen("bash") if FOLLOWS not in str(block.id)])

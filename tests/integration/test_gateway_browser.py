@@ -22,7 +22,14 @@ from tests.support.gateway import GatewayProcess, backend, gateway_process, rout
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.program("chromium")]
 
-VALUES = {"x-aigw-timeout": "30s", "x-aigw-fallback": "off", "x-aigw-backend": "local", "x-aigw-priority": "high"}
+VALUES = {
+    "x-aigw-timeout": "30s",
+    "x-aigw-fallback": "off",
+    "x-aigw-backend": "local",
+    "x-aigw-priority": "high",
+    "x-aigw-cache": "bypass",
+    "cache-control": "no-store",
+}
 HEADERS = {"content-type": "application/json", "authorization": "Bearer not-needed", **VALUES}
 BODY = {"model": "m", "messages": [], "prompt": "", "input": "a", "query": "a", "documents": ["a"]}
 

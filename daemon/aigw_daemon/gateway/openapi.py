@@ -20,7 +20,13 @@ ANSWER_HEADERS: Final[Mapping[str, str]] = {
 }
 """On what a model answered."""
 
-EXPOSED_HEADERS: Final = (*ANSWER_HEADERS, "retry-after", "x-should-retry")
+_OF_THE_CACHE: Final[Mapping[str, str]] = {
+    "x-aigw-cache-key": "The key of the kept answer, where the cache was asked.",
+    "age": "Of a kept answer: seconds since the engine gave it.",
+}
+"""On some of it."""
+
+EXPOSED_HEADERS: Final = (*ANSWER_HEADERS, *_OF_THE_CACHE, "retry-after", "x-should-retry")
 """What a page of another origin may read: browsers hide all headers but a few that have nothing to do with us."""
 
 _UNTOUCHED = "Parameters that aren't named here reach the engine untouched, and so does what an engine makes of them."
@@ -48,6 +54,8 @@ _REQUEST_HEADERS: Final[Mapping[str, tuple[str, Schema]]] = {
         f"In the line of a full backend, higher goes first: whole numbers up to {HIGHEST_PRIORITY}, low, normal, high.",
         {**STRING, "pattern": _PRIORITY},
     ),
+    "x-aigw-cache": ("bypass: neither a kept answer nor one to keep.", {"enum": ["bypass"]}),
+    "cache-control": ("Of kept answers, as RFC 9111 has it: no-cache, no-store, max-age=SECONDS.", STRING),
 }
 _RETRY_AFTER = {"retry-after": "Seconds until another try may succeed."}
 _NO_RETRY = {"x-should-retry": "Always false: every candidate has been tried."}
@@ -91,8 +99,8 @@ def describe(document: dict[str, Any], hot_paths: Mapping[str, str]) -> dict[str
     document["paths"]["/openapi.json"] = {"get": deepcopy(_DESCRIBING)}
     for operation in (operation for path in document["paths"].values() for operation in path.values()):
         _complete(operation)
-    for path, endpoint in hot_paths.items():
-        document["paths"][path] = {"post": _operation(path, endpoint, ENDPOINTS[endpoint])}
+    hot = {path: {"post": _operation(path, endpoint, ENDPOINTS[endpoint])} for path, endpoint in hot_paths.items()}
+    document["paths"] = hot | document["paths"]
     return document
 
 
@@ -129,7 +137,7 @@ def _answer(endpoint: Endpoint) -> dict[str, Any]:
     text = "The engine's answer as it gave it."
     return {
         "description": f"{text} {_EVENTS}" if endpoint.streams else text,
-        "headers": _headers(ANSWER_HEADERS),
+        "headers": _headers(ANSWER_HEADERS) | _headers(_OF_THE_CACHE, required=False),
         "content": content,
     }
 

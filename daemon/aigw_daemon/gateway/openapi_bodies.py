@@ -6,6 +6,7 @@ Bounds stand here only where the gateway holds them; what an engine minds is tol
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
+from aigw_daemon.gateway.cache.policy import LONGEST_TTL
 from aigw_daemon.gateway.requests import LONGEST_NAME, MAX_CHOICES, MAX_MESSAGES, MAX_TOKENS
 from aigw_daemon.link.messages import CHAT, COMPLETIONS, EMBEDDINGS, RERANK
 
@@ -58,6 +59,17 @@ _CHECKED: Final[Schema] = {
     "max_tokens": _or_null("number", maximum=MAX_TOKENS, description="The longest answer, in tokens."),
     "max_completion_tokens": _or_null("number", maximum=MAX_TOKENS, description="The newer name of max_tokens."),
     "messages": _or_null("array", maxItems=MAX_MESSAGES),
+    "cache": _or_null(
+        "object",
+        properties={
+            "no-cache": _or_null("boolean", description="No kept answer."),
+            "no-store": _or_null("boolean", description="Keep none."),
+            "ttl": _or_null("number", minimum=0, maximum=LONGEST_TTL, description="Seconds to keep it."),
+            "s-maxage": _or_null("number", minimum=0, maximum=LONGEST_TTL, description="The oldest one, in seconds."),
+        },
+        additionalProperties=False,
+        description="Of kept answers; no engine sees it.",
+    ),
 }
 """What the gateway itself looks at, on every hot route: anything else of these kinds is a 400."""
 
