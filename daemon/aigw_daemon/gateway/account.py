@@ -52,7 +52,10 @@ class Account:
     _asked = 0.0
     _waited = 0.0
 
-    def __init__(self, endpoint: str, body: bytes, clock: Clock) -> None:
+    clock: Clock
+
+    def __init__(self, request_id: bytes, endpoint: str, body: bytes, clock: Clock) -> None:
+        self.id = request_id
         self.endpoint = endpoint
         self.body = body
         self.clock = clock

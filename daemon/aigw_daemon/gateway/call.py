@@ -25,7 +25,9 @@ _MILLISECONDS = tuple(b"%.2f" % (hundredths / 100) for hundredths in range(1_000
 
 
 class Call(Account):
-    """One client's request."""
+    """One client's request. Its clock is its exchange: an attribute less to be set for every request."""
+
+    clock: Exchange
 
     status = 0
     error: str | None = None
@@ -37,10 +39,10 @@ class Call(Account):
     _heartbeat: Heartbeat | None = None
     _overhead: float | None = None
 
-    def __init__(self, request_id: bytes, endpoint: str, exchange: Exchange) -> None:
-        super().__init__(endpoint, exchange.body, exchange)
-        self.id = request_id
-        self.exchange = exchange
+    @property
+    def exchange(self) -> Exchange:
+        """The client's request and the way to answer it, which holds its deadline as well."""
+        return self.clock
 
     @property
     def at(self) -> float:
@@ -112,7 +114,6 @@ class Call(Account):
         if leader:
             self.attempts = account.attempts
             self.met = account.met
-        self.ttft = self.ttft if self.ttft is not None else self.elapsed
 
     def stream_head(self, hop: Hop) -> bytes:
         """The same for a stream."""

@@ -43,9 +43,9 @@ class Completions:
 
     async def __call__(self, exchange: Exchange) -> None:
         """Answer, and leave a record of it on every path."""
-        call, chain = Call(self._request_id(), self._endpoint, exchange), self._chain
+        call, chain = Call(self._request_id(), self._endpoint, exchange.body, exchange), self._chain
         try:
-            body = exchange.body
+            body = call.body
             self._begin(call, parse_facts(body) if len(body) <= THREAD_BYTES else await read_facts(body))
             wanted = self._cached.terms(call)
             if wanted is not None and await self._cached.answer(call, wanted):
@@ -82,8 +82,9 @@ class Completions:
         call.facts = facts
         call.model = facts.model
         call.stream = facts.stream is True
-        if call.exchange.controls is not None:
-            call.controls = read_controls(call.exchange.controls)
+        said = call.clock.controls
+        if said is not None:
+            call.controls = read_controls(said)
         reporter = self._reporter
         if reporter.asleep:
             reporter.stir()
@@ -103,7 +104,8 @@ class Completions:
 
 
 def _respond(call: Call, answer: Whole) -> None:
-    if call.exchange.streaming:
+    exchange = call.clock
+    if exchange.streaming:
         # A sign of life has promised a stream already, and this engine doesn't stream.
         raise unstreamed(answer.hop.candidate.backend)
-    call.exchange.respond(call.answer_head(answer.content_type, answer.hop), answer.body)
+    exchange.respond(call.answer_head(answer.content_type, answer.hop), answer.body)

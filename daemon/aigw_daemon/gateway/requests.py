@@ -47,7 +47,6 @@ class Facts(msgspec.Struct):
     n: int | None = None
     max_tokens: int | float | None = None
     max_completion_tokens: int | float | None = None
-    messages: list[msgspec.Raw] | None = None
     tools: msgspec.Raw = _ABSENT
     cache: msgspec.Raw = _ABSENT
     """LiteLLM's field, which is for us and not for the engine."""
@@ -68,7 +67,12 @@ class Facts(msgspec.Struct):
         return self.stream_options is not None and self.stream_options.include_usage is True
 
 
+class _Messages(msgspec.Struct):
+    messages: list[msgspec.Raw] | None = None
+
+
 _decode = msgspec.json.Decoder(Facts).decode
+_decode_messages = msgspec.json.Decoder(_Messages).decode
 _decode_raw = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode = msgspec.json.Encoder().encode
 
@@ -84,6 +88,9 @@ def parse_facts(body: bytes) -> Facts:
     """See `read_facts`; blocks for as long as the body is large."""
     try:
         facts = _decode(body)
+        if len(body) > 2 * MAX_MESSAGES:
+            # Each takes two bytes at least, so shorter bodies can't have too many.
+            _check_messages(_decode_messages(body).messages or [])
     except msgspec.ValidationError as error:
         raise _invalid(str(error)) from error
     except BAD_JSON as error:
@@ -148,12 +155,15 @@ def _check_bounds(facts: Facts) -> None:
         raise _invalid(f"model must be a name of 1 to {LONGEST_NAME} characters", "model")
     if facts.n is not None and not 1 <= facts.n <= MAX_CHOICES:
         raise _invalid(f"n must be from 1 to {MAX_CHOICES}, not {facts.n}", "n")
-    if facts.messages is not None and len(facts.messages) > MAX_MESSAGES:
-        raise _invalid(f"there can be at most {MAX_MESSAGES} messages, not {len(facts.messages)}", "messages")
     if facts.max_tokens is not None:
         _check_tokens("max_tokens", facts.max_tokens)
     if facts.max_completion_tokens is not None:
         _check_tokens("max_completion_tokens", facts.max_completion_tokens)
+
+
+def _check_messages(messages: list[msgspec.Raw]) -> None:
+    if len(messages) > MAX_MESSAGES:
+        raise _invalid(f"there can be at most {MAX_MESSAGES} messages, not {len(messages)}", "messages")
 
 
 def _check_tokens(name: str, value: float) -> None:

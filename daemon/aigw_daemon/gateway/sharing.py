@@ -2,6 +2,7 @@
 
 import asyncio
 from math import inf
+from typing import Final
 
 from aigw_daemon.gateway.account import Account
 from aigw_daemon.gateway.attempt import Streamed, Whole
@@ -9,17 +10,25 @@ from aigw_daemon.gateway.cache.flight import Flight
 from aigw_daemon.gateway.call import Call
 from aigw_daemon.gateway.plans import Hop
 from aigw_daemon.gateway.server.exchange import Exchange
+from aigw_daemon.gateway.wire import ApiError
+
+_REFUSALS: Final = range(400, 500)
+_LIMITED: Final = 429
 
 
 class Landing:
     """What is known of a shared call's answer once there is one."""
 
-    __slots__ = ("answer", "usage_piece")
+    __slots__ = ("answer",)
 
     def __init__(self, answer: Whole | Streamed) -> None:
         self.answer = answer
-        self.usage_piece: bytes | None = None
-        """The very piece of the stream that holds its usage frame: only for clients that asked for it."""
+
+
+class UsageFrame(bytes):
+    """The piece of a stream that holds its usage frame: only for clients that asked for it."""
+
+    __slots__ = ()
 
 
 class SharedClock:
@@ -28,6 +37,14 @@ class SharedClock:
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self._timeout: asyncio.Timeout | None = None
+        self._stood = 0.0
+        self._stands_since: float | None = None
+
+    @property
+    def stood(self) -> float:
+        """Seconds in which it stood, so far."""
+        since = self._stands_since
+        return self._stood if since is None else self._stood + asyncio.get_running_loop().time() - since
 
     @property
     def remaining(self) -> float:
@@ -37,8 +54,15 @@ class SharedClock:
 
     def allow(self, seconds: float) -> None:
         """See account.Clock."""
-        if self._timeout is not None:
-            self._timeout.reschedule(None if seconds == inf else asyncio.get_running_loop().time() + seconds)
+        if self._timeout is None:
+            return
+        now = asyncio.get_running_loop().time()
+        if seconds == inf:
+            self._stands_since = now if self._stands_since is None else self._stands_since
+            self._timeout.reschedule(None)
+        else:
+            self._stood, self._stands_since = self.stood, None
+            self._timeout.reschedule(now + seconds)
 
     def running(self) -> asyncio.Timeout:
         """Holds what is inside to the deadline: TimeoutError."""
@@ -53,14 +77,28 @@ class SharedAccount(Account):
     shared = True
 
     def __init__(self, call: Call, clock: SharedClock) -> None:
-        super().__init__(call.endpoint, call.body, clock)
+        super().__init__(call.id, call.endpoint, call.body, clock)
         self.facts = call.facts
         self.model = call.model
         self.stream = call.stream
-        # Its place in a line is the first one's; its deadline is not.
-        self.controls = call.controls.without_timeout
+        # Its place in a line is the first one's; its deadline is not, unless that one will wait for longer.
+        patient = (call.controls.timeout or 0.0) > clock.seconds
+        self.controls = call.controls if patient else call.controls.without_timeout
+        self._leader = call
         self._calls: list[Call] = []
         self._promised: tuple[Hop, str] | None = None
+
+    def ask(self, hop: Hop) -> None:
+        """See Account: what the first one is told while it waits counts the attempts made for it."""
+        super().ask(hop)
+        self._leader.hop, self._leader.attempts = hop, self.attempts
+
+    def refusal(self, call: Call, error: BaseException | None) -> ApiError | None:
+        """The call's error, where it would be this one's as well: the request itself is at fault."""
+        if not isinstance(error, ApiError) or error.status not in _REFUSALS or error.status == _LIMITED:
+            return None
+        # Fields that don't split an answer may be what is wrong: the whole body must be the same.
+        return error if call.body == self.body else None
 
     def board(self, call: Call) -> None:
         """Somebody waits for it."""
@@ -97,13 +135,38 @@ class SharedAccount(Account):
             call.settle()
 
 
+class Seat:
+    """One client's part in a shared call, which has a clock of its own; the client's own wish holds besides."""
+
+    def __init__(self, call: Call, account: SharedAccount) -> None:
+        self._call = call
+        self._account = account
+        self._since = asyncio.get_running_loop().time()
+        self._left = call.clock.remaining
+        self._stood = account.clock.stood
+        call.clock.allow(inf)
+        call.allow(call.controls.timeout)
+        account.board(call)
+
+    def go_alone(self) -> None:
+        """The client is on its own clock again, for which the time counts in which the shared one didn't stand."""
+        if self._call.controls.timeout is None:
+            stood = self._account.clock.stood - self._stood
+            waited = asyncio.get_running_loop().time() - self._since - stood
+            self._call.clock.allow(max(0.0, self._left - waited))
+
+    def leave(self) -> None:
+        """The client waits for the shared call no more."""
+        self._account.leave(self._call)
+
+
 class FlightSink:
     """Where the engine's stream goes: to everybody on the flight. The usage frame goes as a piece of its own."""
 
-    def __init__(self, flight: Flight[Landing], landing: Landing, answer: Streamed) -> None:
+    def __init__(self, flight: Flight[Landing], answer: Streamed) -> None:
         self._flight = flight
-        self._landing = landing
         self._scan = answer.scan
+        self._split: bytes | None = None
 
     @property
     def write_paused(self) -> bool:
@@ -113,13 +176,12 @@ class FlightSink:
     def write(self, data: bytes) -> None:
         """See relay.Sink."""
         frame = self._scan.usage_frame
-        if frame is None or self._landing.usage_piece is not None:
+        if frame is None or frame is self._split:
             self._flight.publish(data)
             return
+        self._split = frame
         before, found, after = data.partition(frame)
-        if found:
-            self._landing.usage_piece = found
-        for piece in (before, found, after):
+        for piece in (before, UsageFrame(found), after):
             if piece:
                 self._flight.publish(piece)
 
@@ -131,9 +193,8 @@ class FlightSink:
 class ClientSink:
     """Where a flight's pieces go: to one client, without the usage frame if it didn't ask for it."""
 
-    def __init__(self, exchange: Exchange, landing: Landing, *, usage: bool) -> None:
+    def __init__(self, exchange: Exchange, *, usage: bool) -> None:
         self._exchange = exchange
-        self._landing = landing
         self._usage = usage
 
     @property
@@ -143,7 +204,7 @@ class ClientSink:
 
     def write(self, data: bytes) -> None:
         """See flight.Sink."""
-        if self._usage or data is not self._landing.usage_piece:
+        if self._usage or type(data) is not UsageFrame:
             self._exchange.write(data)
 
     async def drain(self) -> None:
