@@ -35,8 +35,7 @@ class LocalGateway:
 
     def apply(self, wanted: Snapshot) -> None:
         """Route on this from now on."""
-        self.gateway.live.replace(wanted)
-        self.gateway.server.limits = wanted.gateway
+        self.gateway.apply(wanted)
 
     def lane(self, backend: str) -> Lane:
         """The slots of a backend."""
@@ -119,6 +118,7 @@ async def local_gateway(first: Snapshot) -> AsyncIterator[LocalGateway]:
             yield local
         finally:
             await gateway.server.close()
+            await gateway.cached.aclose()
             for service in services:
                 service.cancel()
             await upstream.aclose()

@@ -75,11 +75,13 @@ def _consider(names: Names, target: TargetView, ask: Ask, conditions: Conditions
     model = served_name(backend, served, target.model)
     view = served.get(model) if model is not None else None
     silent = unspoken(backend, view, ask.endpoint)
-    reason = silent or (_not_served(target.model, served) if model is None else _unfit(view, ask))
+    unfit = silent or _unfit(view, ask)
+    reason = _not_served(target.model, served) if model is None and silent is None else unfit
     readiness = Readiness.SKIPPED
     if reason is None:
         readiness, reason = _standing(backend, conditions)
-    candidate = Candidate(backend.name, model or target.model, readiness, reason, fallback, target.weight)
+    fit = unfit is None
+    candidate = Candidate(backend.name, model or target.model, readiness, reason, fallback, target.weight, fit)
     return _Considered(candidate, silent, view.digest if view is not None else None)
 
 

@@ -6,13 +6,14 @@ client: whoever leaves takes nobody along, and what it brings is kept if it may 
 """
 
 import asyncio
+import logging
 import os
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from functools import lru_cache
 from importlib import import_module
 from itertools import count
 from time import time
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
 from aigw_daemon.gateway.account import Account
@@ -31,14 +32,19 @@ from aigw_daemon.gateway.failures import out_of_time, unstreamed
 from aigw_daemon.gateway.live import Live
 from aigw_daemon.gateway.plans import Caching, Hop
 from aigw_daemon.gateway.relay import pump
-from aigw_daemon.gateway.requests import THREAD_BYTES
-from aigw_daemon.gateway.sharing import ClientSink, FlightSink, Landing, SharedAccount, SharedClock
+from aigw_daemon.gateway.requests import THREAD_BYTES, asks, is_special
+from aigw_daemon.gateway.sharing import ClientSink, FlightSink, Landing, Seat, SharedAccount, SharedClock
 from aigw_daemon.gateway.upstream.base import UpstreamError
 from aigw_daemon.gateway.wire import ApiError
 from aigw_daemon.link.messages import CacheView
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 _API_KEYS = (b"authorization", b"x-api-key")
 _SCOPES_KEPT = 1_024
+
+_log = logging.getLogger(__name__)
 
 
 @lru_cache(maxsize=1_024)
@@ -69,8 +75,8 @@ class Cached:
             self._keys = Keys(bytes.fromhex(view.secret.value) if view.secret is not None else os.urandom(32))
             self._scopes.clear()
         if (view.memory, view.max_answer) != (before.memory, before.max_answer):
-            self.cache = Cache(MemoryTier(view.memory), self.cache.redis, view.max_answer)
-        if view.redis != before.redis:
+            self.cache.resize(MemoryTier(view.memory), view.max_answer)
+        if (view.redis, view.max_answer) != (before.redis, before.max_answer):
             if self._redis_task is not None:
                 self._redis_task.cancel()
             self.cache.redis = self._redis_task = None
@@ -80,8 +86,12 @@ class Cached:
     async def _use_redis(self, url: str, max_answer: int) -> None:
         # Imported when it is wanted, and aside: it takes longer than the rest of the worker together.
         redis = await asyncio.to_thread(import_module, "aigw_daemon.gateway.cache.redis_tier")
-        self.cache.redis = redis.RedisTier(url, max_answer)
-        await self.cache.redis.run()
+        try:
+            self.cache.redis = redis.RedisTier(url, max_answer)
+            await self.cache.redis.run()
+        except Exception:  # noqa: BLE001  a bug in here must not go unseen: nobody awaits this task
+            _log.exception("the cache's Redis is left out")
+            self.cache.redis = None
 
     async def aclose(self) -> None:
         """End what still runs: nobody waits for it any more."""
@@ -95,18 +105,25 @@ class Cached:
         if call.controls.bypass:
             call.mark("bypass")
             return None
-        plan = self._live.plans.get((call.endpoint, call.model)) or self._live.plan(Ask(call.model, call.endpoint))
-        caching = plan.caching if plan is not None else None
+        caching = self._caching(call)
         if caching is None:
             return None
         found = self._asked(call, caching)
-        if caching.deterministic and not is_deterministic(call.endpoint, call.body, caching.space.params):
-            return None
         if found.look_up or found.store:
             call.caching = caching
             return found
         call.mark(found.word)
         return None
+
+    def _caching(self, call: Account) -> Caching | None:
+        """What the cache may do for such requests, under the first configured candidate that is able to answer them."""
+        endpoint, model = call.endpoint, call.model
+        plan = self._live.plans.get((endpoint, model)) or self._live.plan(Ask(model, endpoint))
+        if plan is None or plan.caching is None:
+            return None
+        if len(plan.decision.candidates) > 1 and is_special(call.facts, call.body):
+            plan = self._live.plan(asks(endpoint, call.facts, call.body)) or plan
+        return plan.caching
 
     def _asked(self, call: Call, caching: Caching) -> Terms:
         controls, found = call.controls, caching.usual
@@ -130,27 +147,31 @@ class Cached:
             _serve(call, hit)
             return True
         call.mark(wanted.word, question.key)
-        if not wanted.store:
-            self.cache.missed(question)
-            return False
-        try:
-            await self._ride(call, question)
-        except GoAlone:
-            return False
-        return True
+        if wanted.store:
+            try:
+                await self._ride(call, question)
+            except GoAlone:
+                call.mark(wanted.word, question.key)
+            else:
+                return True
+        self.cache.missed(question)
+        return False
 
     async def _question(self, call: Call, wanted: Terms) -> Question | None:
-        caching = call.caching
+        caching, body = call.caching, call.body
         if caching is None:
             return None
-        scope = self._scope(call)
-        if len(call.body) <= THREAD_BYTES:
-            key = self._keys.key(caching.space, scope, call.body)
+        scope, space = self._scope(call), caching.space
+        if caching.deterministic and not await _aside(body, is_deterministic, call.endpoint, body, space.params):
+            return None
+        # Not by `_aside`: a hit would notice a coroutine more.
+        if len(body) <= THREAD_BYTES:
+            key = self._keys.key(space, scope, body)
         else:
-            key = await asyncio.to_thread(self._keys.key, caching.space, scope, call.body)
+            key = await asyncio.to_thread(self._keys.key, space, scope, body)
         if key is None:
             return None
-        return Question(key, caching.space, wanted, call.model, call.stream, call.facts.usage_asked, scope)
+        return Question(key, space, wanted, call.model, call.stream, call.facts.usage_asked, scope)
 
     def _scope(self, call: Call) -> bytes:
         """Whose answers these are: of whoever presents this API key, needed or not; of all who present none."""
@@ -167,57 +188,56 @@ class Cached:
 
     async def _ride(self, call: Call, question: Question) -> None:
         """Get the answer from an upstream call that is under way, or begin one. Raises ApiError, or GoAlone."""
-        rider = self._flights.join(question.key, stream=call.stream) if question.terms.look_up else None
-        if rider is not None:
-            self.cache.coalesced(question)
-            call.mark("coalesced", question.key)
-        else:
+        rider = self._flights.join(_flight(question), stream=call.stream) if question.terms.look_up else None
+        if rider is None:
             self.cache.missed(question)
             rider = self._lead(call, question)
+        else:
+            call.mark("coalesced", question.key)
         account = self._accounts[rider.flight]
-        account.board(call)
+        seat = Seat(call, account)
         try:
-            await self._aboard(call, rider, account)
+            landing = await self._landing(call, rider, account)
+            if not rider.leader:
+                self.cache.coalesced(question)
+            await _pass_on(call, landing, rider, account)
+        except GoAlone as alone:
+            if (refusal := account.refusal(call, alone.__cause__)) is not None:
+                call.take_over(account, leader=False)
+                raise refusal from alone
+            seat.go_alone()
+            raise
         finally:
-            account.leave(call)
+            seat.leave()
             rider.close()
 
     def _lead(self, call: Call, question: Question) -> Rider[Landing]:
         # Who wants a fresh answer gets a call that nobody can have begun before.
-        key = question.key if question.terms.look_up else b"%b-%d" % (question.key, next(self._lone))
-        account = SharedAccount(call, SharedClock(self._live.gateway.request_timeout))
+        name = _flight(question) if question.terms.look_up else b"%b-%d" % (question.key, next(self._lone))
+        plan = self._live.plan(Ask(call.model, call.endpoint))
+        allowed = plan.decision.request_timeout if plan is not None else None
+        account = SharedAccount(call, SharedClock(allowed or self._live.gateway.request_timeout))
 
         def drive(flight: Flight[Landing]) -> Coroutine[Any, Any, None]:
             return self._fetch(flight, account, question)
 
-        rider = self._flights.lead(key, drive, stream=call.stream)
+        rider = self._flights.lead(name, drive, stream=call.stream, kept_bytes=self._view.max_answer)
         self._accounts[rider.flight] = account
         return rider
 
-    async def _aboard(self, call: Call, rider: Rider[Landing], account: SharedAccount) -> None:
-        # The call has a clock of its own, which stands while a backend starts; the client's own wish holds besides.
-        call.clock.allow(call.controls.timeout or float("inf"))
-        call.allowed = call.controls.timeout
+    async def _landing(self, call: Call, rider: Rider[Landing], account: SharedAccount) -> Landing:
+        """Wait for the answer's head."""
         call.begin_wait()
-        landing = await rider.begun()
-        call.end_wait()
-        call.settle()
-        call.take_over(account, leader=rider.leader)
-        answer = landing.answer
-        if isinstance(answer, Whole):
-            if call.exchange.streaming:
-                raise unstreamed(answer.hop.candidate.backend)
-            call.exchange.respond(call.answer_head(answer.content_type, answer.hop), answer.body)
-            return
-        if not call.exchange.streaming:
-            call.exchange.start(call.stream_head(answer.hop))
         try:
-            await rider.relay(ClientSink(call.exchange, landing, usage=call.facts.usage_asked))
-        except UpstreamError as error:
-            raise ApiError(500, f"the stream was cut: {error}", code="stream_cut") from error
-        finally:
-            call.take_over(account, leader=rider.leader)
-        call.exchange.finish()
+            landing = await rider.begun()
+        except BaseException as error:
+            call.end_wait()
+            if not isinstance(error, GoAlone):
+                call.take_over(account, leader=rider.leader)
+            raise
+        call.first_byte()
+        call.settle()
+        return landing
 
     async def _fetch(self, flight: Flight[Landing], account: SharedAccount, question: Question) -> None:
         """The one upstream call: tell the flight, and keep the answer."""
@@ -227,7 +247,7 @@ class Cached:
                 landing = Landing(answer)
                 flight.begin(landing)
                 if isinstance(answer, Streamed):
-                    await pump(account, answer, FlightSink(flight, landing, answer))
+                    await pump(account, answer, FlightSink(flight, answer))
         except TimeoutError as error:
             raise out_of_time(account.allowed or account.clock.seconds, account.decision, account.met) from error
         flight.finish()
@@ -238,8 +258,11 @@ class Cached:
     ) -> None:
         stream = isinstance(answer, Streamed)
         body = flight.recorded if isinstance(answer, Streamed) else answer.body
-        key = self._kept_under(account, question, answer.hop)
-        if body is None or key is None:
+        # The profile may have turned the cache off meanwhile.
+        if body is None or self._caching(account) is None:
+            return
+        key = await self._kept_under(account, question, answer.hop)
+        if key is None:
             return
         origin = Origin(
             key=key,
@@ -255,11 +278,12 @@ class Cached:
         content_type = "text/event-stream" if isinstance(answer, Streamed) else answer.content_type.decode("latin-1")
         await self.cache.keep(origin, body, stream=stream, content_type=content_type)
 
-    def _kept_under(self, account: Account, question: Question, hop: Hop) -> bytes | None:
+    async def _kept_under(self, account: Account, question: Question, hop: Hop) -> bytes | None:
         """A fallback's answer doesn't pose as the first choice's, unless the profile allows it."""
-        if self._view.fallback_answers or hop.space.tag == question.space.tag:
+        equal = hop.space.tag == question.space.tag or _is_drawn(account, hop)
+        if equal or self._view.fallback_answers:
             return question.key
-        return self._keys.key(hop.space, question.scope, account.body)
+        return await _aside(account.body, self._keys.key, hop.space, question.scope, account.body)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         # Not in a TaskGroup: these come and go with requests, and end with the worker.
@@ -267,6 +291,46 @@ class Cached:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _flight(question: Question) -> bytes:
+    """Requests by different names may have the same key, and different ways on when the first candidate fails."""
+    return question.key + question.name.encode()
+
+
+def _is_drawn(account: Account, hop: Hop) -> bool:
+    """Whether the candidate is one of several that the route holds to be equal, and draws from."""
+    decision, candidate = account.decision, hop.candidate
+    if decision is None or decision.balance == "order" or candidate.fallback:
+        return False
+    return any((one.backend, one.model) == (candidate.backend, candidate.model) for one in decision.candidates)
+
+
+async def _aside(body: bytes, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Work that takes as long as this body is large."""
+    if len(body) <= THREAD_BYTES:
+        return work(*args, **kwargs)
+    return await asyncio.to_thread(work, *args, **kwargs)
+
+
+async def _pass_on(call: Call, landing: Landing, rider: Rider[Landing], account: SharedAccount) -> None:
+    """The answer of a shared call to one client. Raises ApiError."""
+    call.take_over(account, leader=rider.leader)
+    answer, exchange = landing.answer, call.exchange
+    if isinstance(answer, Whole):
+        if exchange.streaming:
+            raise unstreamed(answer.hop.candidate.backend)
+        exchange.respond(call.answer_head(answer.content_type, answer.hop), answer.body)
+        return
+    if not exchange.streaming:
+        exchange.start(call.stream_head(answer.hop))
+    try:
+        await rider.relay(ClientSink(exchange, usage=call.facts.usage_asked))
+    except UpstreamError as error:
+        raise ApiError(500, f"the stream was cut: {error}", code="stream_cut") from error
+    finally:
+        call.take_over(account, leader=rider.leader)
+    exchange.finish()
 
 
 def _serve(call: Call, hit: Hit) -> None:

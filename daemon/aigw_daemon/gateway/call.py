@@ -137,7 +137,8 @@ class Call(Account):
 
     def _own_lines(self) -> bytes:
         """Header lines of an answer that is an error."""
-        return b"x-aigw-attempts: %d\r\nx-aigw-request-id: %b\r\n" % (self.attempts, self.id)
+        lines = (self._cache_lines, self.attempts, self.id)
+        return b"%bx-aigw-attempts: %d\r\nx-aigw-request-id: %b\r\n" % lines
 
     def record(self) -> RequestRecord:
         """What is kept of it."""

@@ -60,6 +60,8 @@ class Candidate(msgspec.Struct, frozen=True):
     """Whether it comes from the profile's fallback rather than the route."""
     weight: int = 1
     """Its share, see `balance.ordered`."""
+    fit: bool = True
+    """Whether it could answer such a request at all, as far as is known, however its backend stands."""
 
     @property
     def kept(self) -> bool:

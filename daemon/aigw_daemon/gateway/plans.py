@@ -64,7 +64,7 @@ class Caching(msgspec.Struct, frozen=True):
     deterministic: bool
     """Whether only requests count that would be answered the same again."""
     space: KeySpace
-    """Of the first configured candidate, whether it can answer now or not: a hit wakes nobody."""
+    """Of the first configured candidate that is able to, whether it can answer now or not: a hit wakes nobody."""
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -105,7 +105,8 @@ def _caching(table: RoutingTable, decision: Decision, cache: CacheView) -> Cachi
         return None
     ttl = decision.cache_ttl if decision.cache_ttl is not None else cache.ttl
     usual = Terms(look_up=True, store=ttl > 0, ttl=ttl, max_age=None, word="miss")
-    return Caching(usual, mode == "deterministic", _space(table, decision, decision.candidates[0], cache))
+    first = next((candidate for candidate in decision.candidates if candidate.fit), decision.candidates[0])
+    return Caching(usual, mode == "deterministic", _space(table, decision, first, cache))
 
 
 def _space(table: RoutingTable, decision: Decision, candidate: Candidate, cache: CacheView) -> KeySpace:

@@ -81,6 +81,10 @@ class Cache:
         self._clock = clock
         self._statistics = Statistics()
 
+    def resize(self, memory: MemoryTier, limit: int) -> None:
+        """Keep answers in this tier from now on, up to this size each. What was counted stays."""
+        self._memory, self._limit = memory, limit
+
     def near(self, question: Question) -> Hit | None:
         """What this process keeps, if it can be had at once."""
         if not question.terms.look_up or (kept := self._memory.get(question.key)) is None:
@@ -172,8 +176,10 @@ class Cache:
         if self.redis is None:
             return None
         entry = await self.redis.find(question.space.stored_under, question.key)
-        if entry is None:
-            return None
+        # What this process has got meanwhile is newer.
+        kept = self._memory.get(question.key)
+        if kept is not None or entry is None:
+            return kept
         origin = entry.origin
         # Another host's clock may be off: no answer lives longer here than it was given in all.
         left = min(origin.created + origin.ttl - self._clock(), origin.ttl)

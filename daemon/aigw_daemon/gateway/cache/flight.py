@@ -7,6 +7,7 @@ still holds at its own pace; one too far behind is cut, so that what a flight ho
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Generic, Protocol, TypeVar
 
@@ -14,19 +15,22 @@ from aigw_daemon.gateway.upstream.base import UpstreamError
 
 KEPT_BYTES: Final = 1024 * 1024
 """Up to here a flight holds all that has come, for riders who come later and for the cache."""
+HELD_BYTES: Final = 64 * 1024 * 1024
+"""What all flights together may hold so."""
 LONGEST_LAG: Final = 4 * 1024 * 1024
 """Bytes that a rider may be behind."""
 AHEAD_BYTES: Final = 256 * 1024
 """How far upstream is read ahead of the fastest rider."""
-LONGEST_WAIT: Final = 120.0
-"""Seconds that a rider waits for another one's call before it makes its own. A long answer may take longer, but then a
-second generation beside the first costs the engine less than a call that nobody sees the end of costs its clients."""
+LET_GO_BYTES: Final = 64 * 1024
+"""What a flight that can't be joined any more holds, before it looks at what its riders still need."""
+
+_log = logging.getLogger(__name__)
 
 Head = TypeVar("Head")
 
 
 class GoAlone(Exception):
-    """The shared call failed before it had an answer, or takes too long: this rider makes its own."""
+    """The shared call failed before it had an answer, and its error is the cause: this rider makes its own."""
 
 
 class Lagged(UpstreamError):
@@ -58,13 +62,22 @@ class Sink(Protocol):
         ...
 
 
+class Hold:
+    """What all flights hold together, in bytes: each by itself is small enough, a thousand of them may not be."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.bytes = 0
+
+
 class Flight(Generic[Head]):
     """One upstream call. Its driver calls `begin` once, then `publish` and at last `finish`; or `fail` at any point.
 
     A whole answer travels in the head, with nothing published: pieces are for streams.
     """
 
-    def __init__(self, kept_bytes: int = KEPT_BYTES, longest_lag: int = LONGEST_LAG) -> None:
+    def __init__(self, kept_bytes: int = KEPT_BYTES, longest_lag: int = LONGEST_LAG, hold: Hold | None = None) -> None:
+        self._hold = hold or Hold(kept_bytes)
         self._kept_bytes = kept_bytes
         self._longest_lag = longest_lag
         self._pieces: list[bytes] = []
@@ -114,10 +127,11 @@ class Flight(Generic[Head]):
         """A piece of the answer, not empty."""
         self._pieces.append(piece)
         self._held += len(piece)
+        self._hold.bytes += len(piece)
         self.size += len(piece)
         for rider in tuple(self._riders):
             rider.offer(piece)
-        if self._held > self._kept_bytes:
+        if self._held > (LET_GO_BYTES if self._dropped else self._kept_bytes) or self._hold.bytes > self._hold.limit:
             self._trim()
 
     def finish(self) -> None:
@@ -158,6 +172,11 @@ class Flight(Generic[Head]):
                 if self.driver is not None:
                     self.driver.cancel()
 
+    def landed(self) -> None:
+        """Its driver has returned: what slow riders still need is theirs, and no longer counts as held for others."""
+        self._hold.bytes -= self._held
+        self._hold = Hold(0)
+
     def _wake(self) -> None:
         for rider in self._riders:
             rider.wake()
@@ -168,7 +187,9 @@ class Flight(Generic[Head]):
         needed = min(near, default=self._dropped + len(self._pieces))
         gone = needed - self._dropped
         if gone > 0:
-            self._held -= sum(map(len, self._pieces[:gone]))
+            freed = sum(map(len, self._pieces[:gone]))
+            self._held -= freed
+            self._hold.bytes -= freed
             del self._pieces[:gone]
             self._dropped = needed
 
@@ -202,18 +223,14 @@ class Rider(Generic[Head]):
         """Bytes that were published and that it hasn't taken."""
         return self._flight.size - self._bytes
 
-    async def begun(self, longest: float = LONGEST_WAIT) -> Head:
-        """Wait for the answer's head. Raises the call's own error to the leader, GoAlone to others.
+    async def begun(self) -> Head:
+        """Wait for the answer's head, as long as the call takes: it has a deadline of its own.
 
-        ``longest`` is in seconds, and isn't the leader's: its own deadline is.
+        Raises the call's error to the leader, GoAlone from it to others.
         """
         flight = self._flight
-        try:
-            async with asyncio.timeout(None if self.leader else longest):
-                while flight.head is None and flight.error is None:
-                    await self._wait()
-        except TimeoutError as error:
-            raise GoAlone(f"the shared call had no answer within {longest:g} s") from error
+        while flight.head is None and flight.error is None:
+            await self._wait()
         if flight.head is not None:
             return flight.head
         if self.leader and flight.error is not None:
@@ -295,10 +312,16 @@ Drive = Callable[[Flight[Head]], Coroutine[Any, Any, None]]
 
 
 class Flights(Generic[Head]):
-    """The flights that can be joined. ``spawn`` starts a task that somebody owns: a TaskGroup's ``create_task``."""
+    """The flights that can be joined. ``spawn`` starts a task that somebody owns: a TaskGroup's ``create_task``.
 
-    def __init__(self, spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]) -> None:
+    ``held_bytes`` is what all of them may hold for riders who come later and for the cache; past that they let go.
+    """
+
+    def __init__(
+        self, spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]], held_bytes: int = HELD_BYTES
+    ) -> None:
         self._spawn = spawn
+        self._hold = Hold(held_bytes)
         self._flights: dict[tuple[bytes, bool], Flight[Head]] = {}
 
     def __len__(self) -> int:
@@ -309,13 +332,13 @@ class Flights(Generic[Head]):
         flight = self._flights.get((key, stream))
         return flight.board() if flight is not None and flight.joinable else None
 
-    def lead(self, key: bytes, drive: Drive[Head], *, stream: bool) -> Rider[Head]:
+    def lead(self, key: bytes, drive: Drive[Head], *, stream: bool, kept_bytes: int = KEPT_BYTES) -> Rider[Head]:
         """The leader's place in a new flight, which ``drive`` makes in a task of its own.
 
         What ``drive`` raises fails the flight. It can be joined until ``drive`` returns: an answer that it puts into
         the cache after `Flight.finish` can be had at any moment from the one or from the other.
         """
-        flight: Flight[Head] = Flight()
+        flight: Flight[Head] = Flight(kept_bytes, hold=self._hold)
         rider = flight.board()
         self._flights[key, stream] = flight
         flight.driver = self._spawn(_fly(flight, drive))
@@ -325,6 +348,7 @@ class Flights(Generic[Head]):
 
     def _landed(self, name: tuple[bytes, bool], flight: Flight[Head]) -> None:
         flight.fail(GivenUp("its driver ended before the answer did"))
+        flight.landed()
         if self._flights.get(name) is flight:
             del self._flights[name]
 
@@ -333,4 +357,6 @@ async def _fly(flight: Flight[Head], drive: Drive[Head]) -> None:
     try:
         await drive(flight)
     except Exception as error:  # noqa: BLE001  it belongs to the riders; raised here it would end every flight
+        if flight.ended:
+            _log.exception("what was to be done after a shared answer failed")
         flight.fail(error)

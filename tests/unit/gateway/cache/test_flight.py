@@ -227,13 +227,31 @@ async def test_a_driver_that_stops_without_an_end_leaves_nobody_waiting() -> Non
             await leader.begun()
 
 
-async def test_waiting_for_another_ones_call_is_capped() -> None:
-    async with flying() as (flights, upstream):
-        board(flights, upstream)
-        follower = board(flights, upstream)
+async def test_flights_that_hold_too_much_together_let_go_of_what_their_riders_have() -> None:
+    upstream = Upstream()
+    async with asyncio.TaskGroup() as tasks:
+        flights: Flights[str] = Flights(tasks.create_task, held_bytes=1_000)
+        riders = [flights.lead(key, upstream.drive, stream=True) for key in (b"a", b"b")]
+        reading = [tasks.create_task(ride(rider, Client())) for rider in riders]
+        await settle()
+        one, other = (rider.flight for rider in riders)
+        for flight in (one, other):
+            flight.begin("head")
+            await settle()
+            flight.publish(b"x" * 600)
+        assert (one.joinable, other.joinable) == (True, False)
+        assert (one.recorded, other.recorded) == (b"x" * 600, None)
 
-        with pytest.raises(GoAlone, match=r"no answer within 0\.01 s"):
-            await follower.begun(0.01)
+        for flight in (one, other):
+            flight.finish()
+        upstream.land()
+        await asyncio.wait(reading)
+        await settle()
+        again = flights.lead(b"c", upstream.drive, stream=True)
+        again.flight.begin("head")
+        again.flight.publish(b"x" * 900)
+        assert again.flight.joinable, "what has landed holds nothing any more"
+        again.close()
 
 
 async def test_streams_and_whole_answers_fly_apart() -> None:
