@@ -1,10 +1,11 @@
-"""The words that every part of aigw shares: states of a backend, kinds of engine.
+"""The words that every part of aigw shares: states of a backend, kinds of engine, the mark of a regular expression.
 
 One table for the code, the status, the metrics and the documentation. Nothing but words lives here, so every layer
 may import it.
 """
 
 from enum import StrEnum
+from typing import Final
 
 
 class State(StrEnum):
@@ -36,3 +37,7 @@ class EngineKind(StrEnum):
     COMMAND = "command"
     REDIS = "redis"
     """The one that aigw runs for its cache; no profile declares it, and nothing is routed to it."""
+
+
+REGEX_MARK: Final = "~"
+"""A route's name that starts with it is a regular expression for the whole name that is asked for."""

@@ -15,8 +15,7 @@ import msgspec
 
 from aigw_daemon.gateway.decision import NOBODY
 from aigw_daemon.link.messages import BackendView, ModelView, RouteView, Snapshot, TargetView
-from aigw_daemon.profile.chains import REGEX_MARK
-from aigw_daemon.words import EngineKind
+from aigw_daemon.words import REGEX_MARK, EngineKind
 
 DEFAULT_TAG: Final = ":latest"
 CLOUD_TAG: Final = ":cloud"

@@ -4,13 +4,10 @@ Pure, and total: a profile that `check` has passed always expands, whatever its 
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Final
 
 from aigw_daemon.profile.backends import BackendSection
 from aigw_daemon.profile.model import Profile, Route, Target
-
-REGEX_MARK: Final = "~"
-"""A route's name that starts with it is a regular expression for the whole name that is asked for."""
+from aigw_daemon.words import REGEX_MARK
 
 
 def is_pattern(name: str) -> bool:

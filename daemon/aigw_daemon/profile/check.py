@@ -18,11 +18,12 @@ from aigw_daemon.profile.backends import (
     VllmBackend,
 )
 from aigw_daemon.profile.caching import LARGEST_PART, Cache
-from aigw_daemon.profile.chains import REGEX_MARK, direct, is_pattern
+from aigw_daemon.profile.chains import direct, is_pattern
 from aigw_daemon.profile.commands import uses
 from aigw_daemon.profile.errors import shown
 from aigw_daemon.profile.model import Profile, Route, Target, managed_port
 from aigw_daemon.profile.sources import HttpSource, is_loopback, model_path, parse_source
+from aigw_daemon.words import REGEX_MARK
 
 Path = tuple[str | int, ...]
 
