@@ -400,3 +400,22 @@ async def test_ollamas_names_without_a_tag_mean_latest(gateway: GatewayProcess, 
     await gateway.apply(snapshot(backend("one", first.port, models=["llama:latest"], engine=EngineKind.OLLAMA)))
     status, headers, _ = await ask(gateway.port, post(b'{"model":"llama","messages":[]}'))
     assert (status, headers[b"x-aigw-model"]) == (200, b"llama:latest")
+
+
+async def test_a_picture_for_models_without_eyes_is_the_clients_to_change(
+    gateway: GatewayProcess, first: FakeEngine
+) -> None:
+    blind = msgspec.structs.replace(backend("one", first.port).models[0], capabilities=("chat",))
+    only = msgspec.structs.replace(backend("one", first.port), models=(blind,))
+    await gateway.apply(snapshot(only))
+    body = b'{"model":"m","messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"x"}}]}]}'
+    status, headers, answer = await ask(gateway.port, post(body))
+    assert (status, b"retry-after" in headers) == (400, False)
+    assert "lacks vision" in error_of(answer)["message"]
+    assert first.requests == []
+
+
+async def test_a_short_deadline_of_the_clients_own_is_kept(gateway: GatewayProcess, first: FakeEngine) -> None:
+    first.behaviour = hangs
+    asked = ask(gateway.port, post(ASK, "/v1/chat/completions", "x-aigw-timeout: 20ms"))
+    assert (await asyncio.wait_for(asked, 1.0))[0] == 504

@@ -5,7 +5,7 @@ each says what each attempt met (rules B2, B6).
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import Final
 
@@ -127,6 +127,12 @@ def not_spoken(decision: Decision) -> ApiError:
     reasons = "; ".join(f"{found.backend}: {found.reason}" for found in decision.candidates)
     message = f"{_shown(decision)} does not do {decision.endpoint} ({reasons}); {others}"
     return ApiError(501, message, param="model")
+
+
+def unable(decision: Decision, needs: Iterable[str]) -> ApiError:
+    """400: those who serve the model lack what the request needs, so no later time will help."""
+    wanted = " and ".join(sorted(needs))
+    return ApiError(400, f"no provider of {_shown(decision)} has {wanted}: {_story(decision, ())}", param="model")
 
 
 def foreign_backend(decision: Decision, backend: str) -> ApiError:

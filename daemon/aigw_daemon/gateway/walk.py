@@ -22,7 +22,16 @@ from aigw_daemon.gateway.balance import ordered
 from aigw_daemon.gateway.breaker import Permit
 from aigw_daemon.gateway.budget import RetryBudget, pause
 from aigw_daemon.gateway.decision import Decision
-from aigw_daemon.gateway.failures import AttemptFailed, Kind, TooLong, foreign_backend, not_spoken, spent, unknown_model
+from aigw_daemon.gateway.failures import (
+    AttemptFailed,
+    Kind,
+    TooLong,
+    foreign_backend,
+    not_spoken,
+    spent,
+    unable,
+    unknown_model,
+)
 from aigw_daemon.gateway.live import Live
 from aigw_daemon.gateway.plans import Hop, Plan
 from aigw_daemon.gateway.requests import asks
@@ -114,6 +123,10 @@ class Walk:
             raise unknown_model(plan.decision)
         if plan.decision.instead is not None:
             raise not_spoken(plan.decision)
+        if self._ask.needs and not plan.hops and not plan.overflow:
+            needless = self._live.plan(msgspec.structs.replace(self._ask, needs=frozenset()))
+            if needless is not None and needless.hops:
+                raise unable(plan.decision, self._ask.needs)
         if call.decision is None:
             call.allow(call.controls.timeout or plan.decision.request_timeout)
         call.decision = plan.decision

@@ -68,7 +68,8 @@ def locked(lock: str) -> dict[str, str]:
 
 
 def names(requirements: list[str]) -> set[str]:
-    return {re.split(r"[^\w.-]", requirement)[0].lower() for requirement in requirements}
+    # As lock files spell them: PEP 503.
+    return {re.sub(r"[-_.]+", "-", re.split(r"[^\w.-]", each)[0]).lower() for each in requirements}
 
 
 def test_the_locks_hold_all_that_the_project_asks_for() -> None:

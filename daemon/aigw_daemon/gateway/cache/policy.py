@@ -84,7 +84,8 @@ def parse_field(raw: bytes) -> CacheField | None:
 def check_header(value: str) -> None:
     """The request's ``x-aigw-cache``. Raises ApiError 400: a word that we don't know is a mistake, not a wish."""
     if value.strip().lower() != BYPASS:
-        raise ApiError(400, f"the request is invalid: x-aigw-cache can only be {BYPASS}, not {value!r}")
+        message = f"the header x-aigw-cache can only be {BYPASS}, not {value!r}"
+        raise ApiError(400, message, code="invalid_header", param="x-aigw-cache")
 
 
 def terms(

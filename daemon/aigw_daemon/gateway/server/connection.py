@@ -28,6 +28,8 @@ STALL_SECONDS = 30.0
 """A client that takes no byte for this long is cut (rule B13)."""
 LINGER_SECONDS = 3.0
 """How long bytes are read and thrown away after a refusal, so that the client gets to read it before a reset."""
+EXACT_SECONDS = 5.0
+"""A request's own deadline, where it is no longer than this, is kept to the millisecond."""
 MAX_PIPELINED = 16
 LONGEST_REMEMBERED = 128
 TARGETS_REMEMBERED = 1_024
@@ -195,6 +197,9 @@ class Connection(HttpToolsProtocol):
     def allow(self, seconds: float) -> None:
         """Move the deadline of what is being answered to so many seconds from now."""
         self.deadline = self.loop.time() + seconds
+        if seconds <= EXACT_SECONDS:
+            # The watch looks four times a second, which is too coarse for so short a time.
+            self.loop.call_at(self.deadline, self._look)
 
     def closes_after(self, exchange: Exchange) -> bool:
         """Whether the connection ends with this answer."""
@@ -253,6 +258,9 @@ class Connection(HttpToolsProtocol):
             self._out_of_time()
         elif self._stalled(now):
             self._cut_stalled()
+
+    def _look(self) -> None:
+        self.check(self.loop.time())
 
     def refuse(self, error: ApiError) -> None:
         """Answer a request that can't be taken, then close, reading on a little so that the client sees the answer."""
