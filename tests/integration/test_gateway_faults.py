@@ -22,6 +22,7 @@ from tests.support.fake_engine import (
     DONE,
     FINISH,
     HELLO,
+    STREAM_END,
     STREAM_HEAD,
     Behaviour,
     EngineRequest,
@@ -29,6 +30,7 @@ from tests.support.fake_engine import (
     chunk,
     fake_engine,
     hangs,
+    in_turn,
     resets,
     says,
     stream,
@@ -220,6 +222,18 @@ async def test_a_client_that_leaves_during_a_cold_start_leaves_nothing(
     assert (record.status, record.attempts) == (499, 0)
     gateway.apply(over(first, second))
     assert first.requests == []
+
+
+async def test_a_client_that_hangs_up_at_done_has_had_its_whole_answer(
+    gateway: LocalGateway, first: FakeEngine
+) -> None:
+    said = STREAM_HEAD + chunk(HELLO) + chunk(FINISH) + chunk(DONE)
+    first.behaviour = in_turn((0.0, said), (0.3, STREAM_END))
+    async with gateway.asking(STREAM) as asking:
+        await asking.until(DONE)
+    record = await gateway.record_where(lambda record: record.stream)
+    assert (record.status, record.finish_reason, record.error) == (200, "stop", None)
+    assert gateway.breaker("one").failures == 0
 
 
 async def trickles(request: EngineRequest, writer: asyncio.StreamWriter) -> None:

@@ -47,6 +47,8 @@ class Account:
     ttft: float | None = None
     usage: Usage | None = None
     finish_reason: str | None = None
+    delivered = False
+    """Whether its stream was passed on up to its ``[DONE]``: what comes after that says nothing."""
     allowed: float | None = None
     """Seconds that it may take in all, where that isn't what the gateway allows every request."""
     _asked = 0.0

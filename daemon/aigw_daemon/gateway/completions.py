@@ -95,7 +95,8 @@ class Completions:
         match reason:
             case Interruption.CLIENT_LEFT | Interruption.STALLED:
                 call.status = call.status or CLIENT_LEFT_STATUS
-                call.error = f"client_left: {reason}"
+                # Many clients hang up as soon as they have read [DONE].
+                call.error = None if call.delivered else f"client_left: {reason}"
                 call.exchange.abort()
             case Interruption.DEADLINE:
                 call.fail(out_of_time(call.allowed or self._live.gateway.request_timeout, call.decision, call.met))

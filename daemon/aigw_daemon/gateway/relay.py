@@ -59,6 +59,7 @@ async def pump(account: Account, answer: Streamed, sink: Sink) -> None:
         answer.close(cut=ended and not (scan.finished and scan.error is None))
         account.usage = scan.usage
         account.finish_reason = scan.finish_reason
+        account.delivered = scan.done
     hop, name = answer.hop, answer.hop.candidate.backend
     if scan.error is not None:
         raise ApiError(500, f"{name} failed in mid-stream: {hop.redacted(scan.error)}")
