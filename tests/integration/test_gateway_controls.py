@@ -1,4 +1,4 @@
-"""What clients and routes say about how a request is handled: deadlines, fallback, retries, fields, other endpoints."""
+"""What clients and routes say about how a request is handled: deadlines, fallback, retries."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,16 +10,9 @@ import pytest
 
 from aigw_daemon.gateway import walk
 from aigw_daemon.link.messages import (
-    CHAT,
-    EMBEDDINGS,
-    BackendView,
     Demand,
     GatewayView,
-    ModelView,
-    ParamsView,
-    RouteView,
     Snapshot,
-    TargetView,
 )
 from aigw_daemon.words import State
 from tests.support.fake_engine import (
@@ -38,7 +31,7 @@ from tests.support.fake_engine import (
     whole,
 )
 from tests.support.gateway import backend, route, snapshot
-from tests.support.local_gateway import LocalGateway, local_gateway, with_state
+from tests.support.local_gateway import LocalGateway, local_gateway, over_two, sentence, with_state
 from tests.support.wait import eventually
 
 ASK = b'{"model":"m","messages":[]}'
@@ -62,20 +55,8 @@ async def second() -> AsyncIterator[FakeEngine]:
 
 @pytest.fixture
 async def gateway(first: FakeEngine, second: FakeEngine) -> AsyncIterator[LocalGateway]:
-    async with local_gateway(over(first, second)) as running:
+    async with local_gateway(over_two(first, second)) as running:
         yield running
-
-
-def over(first: FakeEngine, second: FakeEngine, *, limits: GatewayView | None = None, **changes: Any) -> Snapshot:
-    """A route over two engines, with what it says beside its targets."""
-    targets = msgspec.structs.replace(route("m", ("one", "m"), ("two", "m2")), **changes)
-    views = (backend("one", first.port), backend("two", second.port, models=["m2"]))
-    return snapshot(*views, routes=[targets], gateway=limits or GatewayView(request_timeout=30.0))
-
-
-def said(body: bytes) -> str:
-    """The sentence of an error."""
-    return str(msgspec.json.decode(body)["error"]["message"])
 
 
 # Deadlines.
@@ -89,7 +70,7 @@ async def test_a_clients_own_timeout_ends_the_request_with_504(
     began = monotonic()
     status, headers, answer = await gateway.ask(body, "x-aigw-timeout: 300ms")
     assert (status, headers[b"x-aigw-attempts"], headers[b"x-should-retry"]) == (504, b"1", b"false")
-    assert "within 0.3 s" in said(answer)
+    assert "within 0.3 s" in sentence(answer)
     assert monotonic() - began < 2.0
     assert (await gateway.record_of(headers)).status == 504
 
@@ -98,19 +79,19 @@ async def test_a_clients_own_timeout_ends_the_request_with_504(
 async def test_a_routes_timeout_stands_in_place_of_the_gateways(
     gateway: LocalGateway, first: FakeEngine, second: FakeEngine, body: bytes
 ) -> None:
-    gateway.apply(over(first, second, request_timeout=0.3))
+    gateway.apply(over_two(first, second, request_timeout=0.3))
     assert (await gateway.ask(ASK))[0] == 200  # so that the way is known, and the next request is a usual one
     first.behaviour = hangs
     began = monotonic()
     status, _, answer = await gateway.ask(body)
-    assert (status, "within 0.3 s" in said(answer)) == (504, True)
+    assert (status, "within 0.3 s" in sentence(answer)) == (504, True)
     assert monotonic() - began < 2.0
 
 
 async def test_a_clients_timeout_stands_in_place_of_the_routes(
     gateway: LocalGateway, first: FakeEngine, second: FakeEngine
 ) -> None:
-    gateway.apply(over(first, second, request_timeout=0.1))
+    gateway.apply(over_two(first, second, request_timeout=0.1))
     first.behaviour = in_turn((0.6, whole()))
     status, _, _ = await gateway.ask(ASK, "x-aigw-timeout: 5")
     assert status == 200
@@ -119,7 +100,7 @@ async def test_a_clients_timeout_stands_in_place_of_the_routes(
 async def test_the_time_of_a_cold_start_is_not_the_requests(
     gateway: LocalGateway, first: FakeEngine, second: FakeEngine
 ) -> None:
-    ready = over(first, second, request_timeout=0.5)
+    ready = over_two(first, second, request_timeout=0.5)
     gateway.apply(with_state(ready, "one", State.STARTING))
     async with gateway.asking(ASK) as asking:
         await eventually(lambda: gateway.gateway.server.connections == 1, what="the client")
@@ -133,7 +114,7 @@ async def test_the_time_of_a_cold_start_is_not_the_requests(
 async def test_after_a_cold_start_the_requests_clock_goes_on(
     gateway: LocalGateway, first: FakeEngine, second: FakeEngine
 ) -> None:
-    ready = over(first, second, request_timeout=0.5)
+    ready = over_two(first, second, request_timeout=0.5)
     gateway.apply(with_state(ready, "one", State.STARTING))
     first.behaviour = hangs
     async with gateway.asking(ASK) as asking:
@@ -146,17 +127,17 @@ async def test_after_a_cold_start_the_requests_clock_goes_on(
 async def test_a_start_that_takes_too_long_falls_back(
     gateway: LocalGateway, first: FakeEngine, second: FakeEngine
 ) -> None:
-    gateway.apply(cold_for(over(first, second), 0.3))
+    gateway.apply(cold_for(over_two(first, second), 0.3))
     status, headers, answer = await gateway.ask(ASK)
     assert {demand.backend for demand in gateway.said(Demand)} == {"one", "two"}
     assert (status, headers[b"x-aigw-attempts"]) == (504, b"0")
-    assert said(answer).count("it did not start within 0.3 s") == 2
+    assert sentence(answer).count("it did not start within 0.3 s") == 2
 
 
 async def test_each_backend_gets_its_own_time_to_start(
     gateway: LocalGateway, first: FakeEngine, second: FakeEngine
 ) -> None:
-    cold = cold_for(over(first, second), 0.5)
+    cold = cold_for(over_two(first, second), 0.5)
     gateway.apply(cold)
     async with gateway.asking(ASK) as asking:
         await eventually(lambda: gateway.said(Demand)[-1:] == [Demand("two", "m2")], what="a demand for the second")
@@ -171,7 +152,7 @@ async def test_a_demand_is_repeated_while_the_backend_stays_down(
     gateway: LocalGateway, first: FakeEngine, second: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(walk, "REPEAT_DEMAND_SECONDS", 0.05)
-    gateway.apply(cold_for(over(first, second), 60.0))
+    gateway.apply(cold_for(over_two(first, second), 60.0))
     async with gateway.asking(ASK):
         await eventually(lambda: len(gateway.said(Demand)) >= 3, what="the demand again")
     assert {demand.backend for demand in gateway.said(Demand)} == {"one"}
@@ -187,7 +168,7 @@ async def test_a_stream_that_does_not_begin_in_time_falls_back(
     gateway: LocalGateway, first: FakeEngine, second: FakeEngine
 ) -> None:
     """Fault 22, the stream's half: the limit of the attempt, not of the request."""
-    gateway.apply(over(first, second, first_token_timeout=0.3))
+    gateway.apply(over_two(first, second, first_token_timeout=0.3))
     first.behaviour = hangs
     second.behaviour = says(stream(HELLO, FINISH, DONE))
     began = monotonic()
@@ -201,7 +182,7 @@ async def test_a_stream_that_does_not_begin_in_time_falls_back(
 async def test_a_first_token_limit_does_not_hold_for_an_answer_in_one_piece(
     gateway: LocalGateway, first: FakeEngine, second: FakeEngine
 ) -> None:
-    gateway.apply(over(first, second, first_token_timeout=0.1))
+    gateway.apply(over_two(first, second, first_token_timeout=0.1))
     first.behaviour = in_turn((0.5, whole()))
     _, headers, _ = await gateway.ask(ASK)
     assert headers[b"x-aigw-backend"] == b"one"
@@ -225,28 +206,28 @@ async def test_without_fallback_a_refused_first_is_the_end(
     gateway: LocalGateway, first: FakeEngine, second: FakeEngine
 ) -> None:
     """A refused connection opens the circuit, which makes the second the first of those that are left."""
-    wanted = over(first, second)
+    wanted = over_two(first, second)
     refusing = msgspec.structs.replace(wanted.backends[0], port=REFUSING_PORT)
     gateway.apply(msgspec.structs.replace(wanted, backends=(refusing, wanted.backends[1])))
     for _ in range(2):
         status, _, answer = await gateway.ask(ASK, "x-aigw-fallback: off")
         assert (status, second.requests) == (503, [])
-        assert "one: " in said(answer)
+        assert "one: " in sentence(answer)
 
 
 async def test_without_fallback_a_first_that_is_down_is_the_end(
     gateway: LocalGateway, first: FakeEngine, second: FakeEngine
 ) -> None:
-    gateway.apply(with_state(over(first, second), "one", State.FAILED))
+    gateway.apply(with_state(over_two(first, second), "one", State.FAILED))
     status, _, answer = await gateway.ask(ASK, "x-aigw-fallback: off")
     assert (status, second.requests) == (503, [])
-    assert "one: failed" in said(answer)
+    assert "one: failed" in sentence(answer)
 
 
 async def test_without_fallback_any_of_equal_targets_may_be_the_one(
     gateway: LocalGateway, first: FakeEngine, second: FakeEngine
 ) -> None:
-    down = with_state(over(first, second, balance="least_busy"), "one", State.FAILED)
+    down = with_state(over_two(first, second, balance="least_busy"), "one", State.FAILED)
     gateway.apply(down)
     _, headers, _ = await gateway.ask(ASK, "x-aigw-fallback: off")
     assert headers[b"x-aigw-backend"] == b"two"
@@ -263,7 +244,7 @@ async def test_a_client_may_name_the_backend(gateway: LocalGateway, first: FakeE
 async def test_a_backend_that_does_not_serve_the_model_is_400_with_the_choices(gateway: LocalGateway) -> None:
     status, _, answer = await gateway.ask(ASK, "x-aigw-backend: three")
     assert status == 400
-    assert "choose from one, two" in said(answer)
+    assert "choose from one, two" in sentence(answer)
 
 
 @pytest.mark.parametrize(
@@ -282,8 +263,8 @@ async def test_a_header_that_says_nonsense_is_400_with_the_choices(
 ) -> None:
     status, headers, answer = await gateway.ask(ASK, line)
     assert (status, headers[b"x-aigw-attempts"]) == (400, b"0")
-    assert choices in said(answer)
-    assert line.partition(":")[0] in said(answer)
+    assert choices in sentence(answer)
+    assert line.partition(":")[0] in sentence(answer)
     assert first.requests == []
 
 
@@ -339,12 +320,12 @@ async def test_nobody_is_asked_before_its_own_retry_after(
 async def test_no_request_makes_more_attempts_than_allowed(
     gateway: LocalGateway, first: FakeEngine, second: FakeEngine
 ) -> None:
-    gateway.apply(over(first, second, limits=GatewayView(request_timeout=30.0, max_attempts=2)))
+    gateway.apply(over_two(first, second, limits=GatewayView(request_timeout=30.0, max_attempts=2)))
     first.behaviour = second.behaviour = BUSY
     status, headers, answer = await gateway.ask(ASK)
     assert (status, headers[b"x-aigw-attempts"]) == (500, b"2")
     assert len(first.requests) + len(second.requests) == 2
-    assert "one: it answered 502" in said(answer)
+    assert "one: it answered 502" in sentence(answer)
     assert (await gateway.record_of(headers)).attempts == 2
 
 
@@ -370,181 +351,3 @@ def one_after_another(*behaviours: Behaviour) -> Behaviour:
         await (left.pop(0) if len(left) > 1 else left[0])(request, writer)
 
     return act
-
-
-# The request's fields, other endpoints and long prompts.
-
-
-async def test_a_routes_fields_reach_the_engine(gateway: LocalGateway, first: FakeEngine, second: FakeEngine) -> None:
-    params = ParamsView({"temperature": b"0.2", "seed": b"7"}, {"top_k": b"40"}, ("user",))
-    gateway.apply(over(first, second, params=params))
-    await gateway.ask(b'{"model":"m","messages":[],"temperature":1,"top_k":1,"user":"u","min_p":0.05}')
-    assert first.requests[0].json == {
-        "model": "m",
-        "messages": [],
-        "temperature": 1,
-        "top_k": 40,
-        "min_p": 0.05,
-        "seed": 7,
-    }
-
-
-async def test_an_endpoint_that_no_engine_of_the_model_speaks_is_501_with_names(
-    gateway: LocalGateway, first: FakeEngine, second: FakeEngine
-) -> None:
-    views = (
-        doing(backend("one", first.port), CHAT),
-        doing(backend("two", second.port, models=["vectors"]), EMBEDDINGS),
-    )
-    gateway.apply(snapshot(*views, routes=[route("m", ("one", "m"))]))
-    status, headers, answer = await gateway.ask(b'{"model":"m","input":"x"}', path="embeddings")
-    assert (status, headers[b"x-aigw-attempts"]) == (501, b"0")
-    assert "vectors" in said(answer)
-    assert (await gateway.record_of(headers)).endpoint == EMBEDDINGS
-
-
-async def test_vectors_never_come_from_another_model(
-    gateway: LocalGateway, first: FakeEngine, second: FakeEngine
-) -> None:
-    first.behaviour = BOOM
-    status, _, answer = await gateway.ask(b'{"model":"m","input":"x"}', path="embeddings")
-    assert (status, second.requests) == (500, [])
-    assert "don't mix" in said(answer)
-
-
-async def test_vectors_may_come_from_the_same_model_elsewhere(
-    gateway: LocalGateway, first: FakeEngine, second: FakeEngine
-) -> None:
-    views = (backend("one", first.port), backend("two", second.port))
-    gateway.apply(snapshot(*views, routes=[route("m", ("one", "m"), ("two", "m"))]))
-    first.behaviour = BOOM
-    second.behaviour = says(whole(b'{"object":"list","data":[{"embedding":[0.1]}],"usage":{"prompt_tokens":1}}'))
-    status, headers, _ = await gateway.ask(b'{"model":"m","input":"x"}', path="embeddings")
-    assert (status, headers[b"x-aigw-backend"]) == (200, b"two")
-
-
-def doing(view: BackendView, *endpoints: str) -> BackendView:
-    """The same backend, speaking only these."""
-    return msgspec.structs.replace(view, endpoints=endpoints)
-
-
-TOO_LONG = says(
-    whole(
-        b'{"error":{"code":400,"message":"exceeds the available context size","type":"exceed_context_size_error"}}', 400
-    )
-)
-
-
-@pytest.fixture
-async def third() -> AsyncIterator[FakeEngine]:
-    async with fake_engine(says(whole())) as running:
-        yield running
-
-
-def with_longer(first: FakeEngine, second: FakeEngine, third: FakeEngine) -> Snapshot:
-    """Two targets, and a third backend for prompts that are too long for them, with one place."""
-    longer = msgspec.structs.replace(backend("long", third.port, models=["l"]), max_concurrency=1)
-    wanted = over(first, second, on_context_overflow=(TargetView("long", "l"),))
-    return msgspec.structs.replace(wanted, backends=(*wanted.backends, longer))
-
-
-@pytest.mark.parametrize("lines", [(), ("x-aigw-priority: high",)])
-async def test_a_prompt_that_is_too_long_goes_to_the_chain_for_long_ones_at_once(
-    gateway: LocalGateway, first: FakeEngine, second: FakeEngine, third: FakeEngine, lines: tuple[str, ...]
-) -> None:
-    gateway.apply(with_longer(first, second, third))
-    first.behaviour = TOO_LONG
-    status, headers, _ = await gateway.ask(ASK, *lines)
-    assert (status, headers[b"x-aigw-backend"], headers[b"x-aigw-attempts"]) == (200, b"long", b"2")
-    assert (second.requests, gateway.breaker("one").failures) == ([], 0)
-
-
-async def test_a_long_prompt_waits_for_a_place_in_the_chain_for_long_ones(
-    gateway: LocalGateway, first: FakeEngine, second: FakeEngine, third: FakeEngine
-) -> None:
-    gateway.apply(with_longer(first, second, third))
-    first.behaviour = TOO_LONG
-    assert gateway.lane("long").try_enter()
-    async with gateway.asking(ASK) as asking:
-        await eventually(lambda: gateway.lane("long").waiting == 1, what="a waiter")
-        gateway.lane("long").leave()
-        status, headers, _ = await asking.answer()
-    assert (status, headers[b"x-aigw-backend"]) == (200, b"long")
-    assert gateway.lane("long").in_flight == 0
-
-
-@pytest.mark.parametrize("lines", [("x-aigw-fallback: off",), ("x-aigw-backend: one",)])
-async def test_the_clients_headers_hold_for_long_prompts_too(
-    gateway: LocalGateway, first: FakeEngine, second: FakeEngine, third: FakeEngine, lines: tuple[str, ...]
-) -> None:
-    gateway.apply(with_longer(first, second, third))
-    first.behaviour = TOO_LONG
-    status, _, answer = await gateway.ask(ASK, *lines)
-    assert (status, third.requests) == (400, [])
-    assert "context size" in said(answer)
-
-
-async def test_a_prompt_that_is_too_long_for_everybody_is_the_clients_fault(
-    gateway: LocalGateway, first: FakeEngine, second: FakeEngine, third: FakeEngine
-) -> None:
-    gateway.apply(with_longer(first, second, third))
-    first.behaviour = third.behaviour = TOO_LONG
-    status, headers, answer = await gateway.ask(ASK)
-    assert (status, headers[b"x-aigw-attempts"], second.requests) == (400, b"2", [])
-    assert "context size" in said(answer)
-
-
-async def test_without_a_chain_for_long_prompts_the_engines_400_is_relayed(
-    gateway: LocalGateway, first: FakeEngine, second: FakeEngine
-) -> None:
-    first.behaviour = TOO_LONG
-    status, headers, answer = await gateway.ask(ASK, "x-aigw-priority: 1")
-    assert (status, second.requests, headers[b"x-aigw-attempts"]) == (400, [], b"1")
-    assert "context size" in said(answer)
-
-
-async def test_a_long_prompt_skips_what_is_known_to_be_too_small(
-    gateway: LocalGateway, first: FakeEngine, second: FakeEngine, third: FakeEngine
-) -> None:
-    small = with_longer(first, second, third)
-    views = tuple(
-        msgspec.structs.replace(view, models=tuple(ModelView(each.id, 1, 512) for each in view.models))
-        if view.name != "long"
-        else msgspec.structs.replace(view, models=(ModelView("l", 1, 100_000),))
-        for view in small.backends
-    )
-    gateway.apply(msgspec.structs.replace(small, backends=views))
-    body = msgspec.json.encode({"model": "m", "messages": [{"role": "user", "content": "x" * 40_000}]})
-    _, headers, _ = await gateway.ask(body)
-    assert (headers[b"x-aigw-backend"], headers[b"x-aigw-attempts"]) == (b"long", b"1")
-
-
-# Balance.
-
-
-def balanced(first: FakeEngine, second: FakeEngine, policy: str, *weights: int) -> Snapshot:
-    """One model at both."""
-    targets = tuple(TargetView(name, "m", weight) for name, weight in zip(("one", "two"), weights, strict=True))
-    views = (backend("one", first.port), backend("two", second.port))
-    return snapshot(*views, routes=[RouteView("m", targets, balance=policy)])
-
-
-async def test_weights_share_the_requests_out(gateway: LocalGateway, first: FakeEngine, second: FakeEngine) -> None:
-    gateway.apply(balanced(first, second, "weighted", 3, 1))
-    for _ in range(200):
-        status, _, _ = await gateway.ask(ASK)
-        assert status == 200
-    # Of 200 draws at 3 to 1, six standard deviations to either side.
-    assert 113 <= len(first.requests) <= 187
-    assert len(first.requests) + len(second.requests) == 200
-
-
-async def test_the_least_busy_is_asked(gateway: LocalGateway, first: FakeEngine, second: FakeEngine) -> None:
-    gateway.apply(balanced(first, second, "least_busy", 1, 1))
-    first.behaviour = hangs
-    async with gateway.asking(ASK):
-        await first.request()
-        for _ in range(5):
-            _, headers, _ = await gateway.ask(ASK)
-            assert headers[b"x-aigw-backend"] == b"two"
-    await eventually(lambda: gateway.lane("one").in_flight == 0, what="the slot")

@@ -101,6 +101,15 @@ async def resets(_request: EngineRequest, writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
 
 
+async def trickles(request: EngineRequest, writer: asyncio.StreamWriter) -> None:
+    """Stream without end; of an answer in one piece send the head, and no more."""
+    writer.write(STREAM_HEAD if request.json.get("stream") else whole().partition(b"{")[0])
+    while True:
+        writer.write(chunk(HELLO) if request.json.get("stream") else b"")
+        await writer.drain()
+        await asyncio.sleep(0.002)
+
+
 class FakeEngine:
     """Listens on a free port. ``behaviour`` may be changed at any time."""
 

@@ -5,7 +5,7 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -13,9 +13,10 @@ from aigw_daemon.gateway.admission import Lane
 from aigw_daemon.gateway.assembly import Gateway
 from aigw_daemon.gateway.breaker import Breaker
 from aigw_daemon.gateway.upstream.pool import PooledClient
-from aigw_daemon.link.messages import Records, RequestRecord, Snapshot, Up
+from aigw_daemon.link.messages import GatewayView, Records, RequestRecord, Snapshot, Up
 from aigw_daemon.words import State
-from tests.support.gateway import ask, parse_answer, post
+from tests.support.fake_engine import FakeEngine
+from tests.support.gateway import ask, backend, parse_answer, post, route, snapshot
 from tests.support.wait import eventually
 
 M = TypeVar("M", bound=Up)
@@ -128,3 +129,15 @@ def with_state(wanted: Snapshot, backend: str, state: State) -> Snapshot:
     """The same snapshot with one backend in another state."""
     views = (msgspec.structs.replace(view, state=state) if view.name == backend else view for view in wanted.backends)
     return msgspec.structs.replace(wanted, backends=tuple(views))
+
+
+def over_two(first: FakeEngine, second: FakeEngine, *, limits: GatewayView | None = None, **changes: Any) -> Snapshot:
+    """A route ``m`` over two engines, with what it says beside its targets."""
+    targets = msgspec.structs.replace(route("m", ("one", "m"), ("two", "m2")), **changes)
+    views = (backend("one", first.port), backend("two", second.port, models=["m2"]))
+    return snapshot(*views, routes=[targets], gateway=limits or GatewayView(request_timeout=30.0))
+
+
+def sentence(body: bytes) -> str:
+    """The sentence of an error."""
+    return str(msgspec.json.decode(body)["error"]["message"])
