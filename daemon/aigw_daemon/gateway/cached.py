@@ -14,7 +14,6 @@ from importlib import import_module
 from itertools import count
 from time import time
 from typing import Any, ParamSpec, TypeVar
-from weakref import WeakKeyDictionary
 
 from aigw_daemon.gateway.account import Account
 from aigw_daemon.gateway.attempt import Streamed, Whole
@@ -62,7 +61,8 @@ class Cached:
         self._keys = Keys(os.urandom(32))
         self._scopes: dict[bytes, bytes] = {}
         self._flights: Flights[Landing] = Flights(self._spawn)
-        self._accounts: WeakKeyDictionary[Flight[Landing], SharedAccount] = WeakKeyDictionary()
+        self._accounts: dict[Flight[Landing], SharedAccount] = {}
+        """Of the flights that can be joined."""
         self._lone = count()
         self._tasks: set[asyncio.Task[None]] = set()
         self._redis_task: asyncio.Task[None] | None = None
@@ -223,6 +223,7 @@ class Cached:
 
         rider = self._flights.lead(name, drive, stream=call.stream, kept_bytes=self._view.max_answer)
         self._accounts[rider.flight] = account
+        rider.flight.on_landing(self._accounts.pop)
         return rider
 
     async def _landing(self, call: Call, rider: Rider[Landing], account: SharedAccount) -> Landing:

@@ -87,6 +87,7 @@ class Flight(Generic[Head]):
         """Bytes of the pieces held."""
         self._riders: list[Rider[Head]] = []
         self._room: asyncio.Future[None] | None = None
+        self._landing: Callable[[Flight[Head]], object] | None = None
         self.driver: asyncio.Task[None] | None = None
         """Cancelled when nobody is left."""
         self.head: Head | None = None
@@ -176,6 +177,12 @@ class Flight(Generic[Head]):
         """Its driver has returned: what slow riders still need is theirs, and no longer counts as held for others."""
         self._hold.bytes -= self._held
         self._hold = Hold(0)
+        if self._landing is not None:
+            self._landing(self)
+
+    def on_landing(self, call: "Callable[[Flight[Head]], object]") -> None:
+        """Call this once nobody can join it any more."""
+        self._landing = call
 
     def _wake(self) -> None:
         for rider in self._riders:
@@ -348,9 +355,9 @@ class Flights(Generic[Head]):
 
     def _landed(self, name: tuple[bytes, bool], flight: Flight[Head]) -> None:
         flight.fail(GivenUp("its driver ended before the answer did"))
-        flight.landed()
         if self._flights.get(name) is flight:
             del self._flights[name]
+        flight.landed()
 
 
 async def _fly(flight: Flight[Head], drive: Drive[Head]) -> None:
