@@ -38,9 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _misused(error: TyperException) -> CommandError:
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "aigw"
-    return CommandError(
-        error.format_message(), code="usage", hint=f"'{command} --help' shows how", exit_code=ExitCode.USAGE
-    )
+    # Where typer has pydantic check a value, the message says so in words that mean nothing to an operator.
+    message = error.format_message().replace("Value error, ", "")
+    return CommandError(message, code="usage", hint=f"'{command} --help' shows how", exit_code=ExitCode.USAGE)
 
 
 def _tell(failure: CommandError, *, as_json: bool) -> None:

@@ -29,7 +29,7 @@ def cache_commands() -> None:
 
 @app.command()
 def stats(as_json: AsJson = False) -> ExitCode:
-    """Show what the cache did for each model, what it holds, and how its Redis is."""
+    """Show what the cache did and holds, and how its Redis is."""
     import time
 
     from aigw_cli.render.cache import stats_lines
@@ -67,7 +67,7 @@ def clear(model: Model = None, older_than: OlderThan = None, as_json: AsJson = F
 
 @app.command()
 def show(key: Key, as_json: AsJson = False) -> ExitCode:
-    """Show one kept answer: where it came from, how old it is, what it says."""
+    """Show one kept answer: its origin, age and text."""
     from aigw_cli.render.cache import answer_lines
     from aigw_cli.screen import Screen
     from aigw_cli.session import daemon

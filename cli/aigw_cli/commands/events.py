@@ -17,7 +17,7 @@ Lines = Annotated[int, typer.Option("--lines", "-n", metavar="N", min=0, help="H
 
 
 def events(backend: Name = None, follow: Follow = False, lines: Lines = 50, as_json: AsJson = False) -> ExitCode:
-    """Show what happened to backends: starts, crashes, restarts and the rest."""
+    """Show what happened to backends: starts, crashes and more."""
     from aigw_cli.explain import went_away
     from aigw_cli.render.events import event_lines
     from aigw_cli.screen import Screen

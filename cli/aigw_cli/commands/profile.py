@@ -42,7 +42,7 @@ def list_profiles(as_json: AsJson = False) -> ExitCode:
 
 @app.command()
 def use(profile: Which, as_json: AsJson = False) -> ExitCode:
-    """Switch: stop what is no longer wanted, start what is new, spare what is unchanged."""
+    """Switch: stop what is not wanted, start what is new."""
     from aigw_cli.paths import absolute_profile
     from aigw_cli.screen import Screen
     from aigw_cli.session import daemon
@@ -65,7 +65,7 @@ def use(profile: Which, as_json: AsJson = False) -> ExitCode:
 
 @app.command()
 def validate(profile: Which, as_json: AsJson = False) -> ExitCode:
-    """Check a profile's file without starting anything; every error at once."""
+    """Check a profile's file: all its errors at once."""
     from aigw_cli.render.text import clean
     from aigw_cli.screen import Screen
     from aigw_daemon.profile.load import load

@@ -1,5 +1,6 @@
 """`aigw status`: everything at a glance, once or live."""
 
+import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,6 +11,9 @@ from aigw_cli.failure import ExitCode
 if TYPE_CHECKING:
     from aigw_cli.screen import Screen
     from aigw_daemon.control.client import ControlClient
+
+REDIAL = 0.3
+"""Seconds between two looks for a daemon that went away."""
 
 Watch = Annotated[bool, typer.Option("--watch", "-w", help="Stay, and show every change.")]
 
@@ -42,9 +46,28 @@ def _follow(client: "ControlClient", screen: "Screen") -> None:
         for status in client.watch():
             screen.record(status)
     elif screen.interactive:
-        with screen.live(full=True) as draw:
-            for status in client.watch():
-                draw(status_lines(status, screen.look, AIGW_VERSION))
+        _draw(client, screen)
     else:
         for status in client.watch():
             screen.show([*status_lines(status, screen.look, AIGW_VERSION), ""])
+
+
+def _draw(client: "ControlClient", screen: "Screen") -> None:
+    """A view that outlives the daemon: one that is killed, restarted or replaced is what an operator watches for.
+
+    Ends with Ctrl-C only, or with DaemonNotRunning where there was no daemon to begin with.
+    """
+    from aigw_cli.render.status import gone_lines, status_lines
+    from aigw_daemon.control.client import ConnectionLost, DaemonNotRunning
+    from aigw_daemon.version import AIGW_VERSION
+
+    last = client.status()
+    with screen.live(full=True) as draw:
+        while True:
+            try:
+                for last in client.watch():
+                    draw(status_lines(last, screen.look, AIGW_VERSION))
+            except (ConnectionLost, DaemonNotRunning):
+                pass  # told below, as a stream that ended is
+            draw(gone_lines(last, screen.look, AIGW_VERSION))
+            time.sleep(REDIAL)

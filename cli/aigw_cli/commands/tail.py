@@ -13,10 +13,11 @@ def tail(as_json: AsJson = False) -> ExitCode:
 
     screen = Screen(as_json=as_json)
     with daemon() as client:
-        events = client.tail()
         if not as_json:
+            # The titles stand there while nothing comes, but only if there is a daemon for something to come from.
+            client.status()
             screen.show([heading(screen.look)])
-        for event in events:
+        for event in client.tail():
             if as_json:
                 screen.record(event)
             elif event.get("event") == "finished":

@@ -35,7 +35,7 @@ def stats_lines(stats: CacheStatistics, look: Look, now: float) -> list[Text]:
     held = f"{_counted(tier.entries, 'answer')}  {memory(tier.bytes)} of {memory(tier.limit_bytes)}"
     saved = f"{_counted(total.saved_tokens, 'token')}  {duration(total.saved_seconds)} of engines' time"
     lines = [
-        _labelled("cache", mode if mode == "off" else f"{mode}  for {duration(stats.ttl_s)}"),
+        _labelled("cache", mode if mode == "off" else f"{mode}  kept for {duration(stats.ttl_s)}"),
         _labelled("since", f"{duration(now - stats.since)} ago  {_requests(total)}"),
         _labelled("saved", saved),
         _labelled("memory", held),

@@ -17,7 +17,7 @@ _MATCHED = {
     "direct": "as backend/model",
     "listed": "as a model that a backend lists",
     "cloud": "as a model of a cloud",
-    "pattern": "by a pattern",
+    "pattern": "by the pattern",
     "capability": "as a capability",
 }
 """How a name was resolved; the word of a newer daemon is shown as it is."""
@@ -59,11 +59,12 @@ def _title(answer: RouteAnswer) -> Text:
 
 def _end(answer: RouteAnswer, skipped: int, look: Look, *, left: bool) -> list[Text]:
     if answer.instead is not None:
-        names = ", ".join(clean(name) for name in answer.instead) or "none"
-        said = f"nothing here does {clean(answer.endpoint)}; models that do: {names}"
+        names = ", ".join(clean(name) for name in answer.instead)
+        done = f"nothing here does {clean(answer.endpoint)}"
+        said = f"{done}; models that do: {names}" if names else f"{done}, and no other model of the profile does either"
         return [Text(), *hanging(said, look.width, indent="", style="red")]
     if not left:
-        said = "nothing could answer now: 'aigw status' shows why"
+        said = "nothing could answer it, for the reasons above; 'aigw why BACKEND' says more of one"
         return [Text(), *hanging(said, look.width, indent="", style="red")]
     return [Text(), Text(f"{skipped} skipped: --explain says why", style="dim")] if skipped else []
 

@@ -38,6 +38,12 @@ def status_lines(status: Status, look: Look, own_version: str) -> list[Text]:
     return [*lines, Text(), *_backends(status.backends, look)]
 
 
+def gone_lines(status: Status, look: Look, own_version: str) -> list[Text]:
+    """The daemon went away: what it said last, under a line that says so."""
+    said = "aigwd is gone; this goes on when it is back ('aigw up' starts it, Ctrl-C ends this). What it said last:"
+    return [*hanging(said, look.width, indent="", style="yellow"), Text(), *status_lines(status, look, own_version)]
+
+
 def _header(status: Status, look: Look, own_version: str) -> list[Text]:
     lines = [
         _labelled("profile", Text(clean(status.profile or "none is active"))),
@@ -68,7 +74,7 @@ def _gateway(gateway: GatewayStatus, look: Look) -> Text:
 
 def _cache(cache: CacheStatus, look: Look) -> list[Text]:
     """Which answers are kept, and the Redis that they are kept in as well."""
-    line = Text(clean(cache.mode) if cache.mode == "off" else f"{clean(cache.mode)}  for {duration(cache.ttl_s)}")
+    line = Text(clean(cache.mode) if cache.mode == "off" else f"{clean(cache.mode)}  kept for {duration(cache.ttl_s)}")
     redis = cache.redis
     if redis is None:
         return [_labelled("cache", line)]

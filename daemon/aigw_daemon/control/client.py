@@ -194,5 +194,7 @@ def _translated() -> Iterator[None]:
         yield
     except httpx.ConnectError as error:
         raise DaemonNotRunning("aigwd is not running: start it with 'aigw up'") from error
+    except httpx.TimeoutException as error:
+        raise ConnectionLost("aigwd did not answer in time: see 'aigw status'") from error
     except httpx.HTTPError as error:
-        raise ConnectionLost(f"the connection to aigwd broke ({type(error).__name__}): see 'aigw status'") from error
+        raise ConnectionLost("aigwd went away in the middle of its answer: see 'aigw status'") from error

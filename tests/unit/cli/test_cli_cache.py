@@ -54,7 +54,7 @@ STATS = CacheStatistics(
     redis=REDIS,
 )
 PLAIN = """\
-cache    on  for 1h00m
+cache    on  kept for 1h00m
 since    2h05m ago  101 requests  74% without asking an engine
 saved    15000 tokens  3m12s of engines' time
 memory   24 answers  71.3KiB of 64.0MiB
@@ -65,7 +65,7 @@ llama3.1:latest           70          5      25       75%      24  48.0kB       
 qwen-coder-vllm\\x1b[2J     0          0       1        0%       0      0B             0        0.0s
 """
 NARROW = """\
-cache    on  for 1h00m
+cache    on  kept for 1h00m
 since    2h05m ago  101 requests  74% without asking an engine
 saved    15000 tokens  3m12s of engines' time
 memory   24 answers  71.3KiB of 64.0MiB
@@ -213,15 +213,15 @@ def server(state: str, **facts: Any) -> BackendStatus:
 @pytest.mark.parametrize(
     ("cache", "lines"),
     [
-        (CacheStatus(mode="on", ttl_s=3600), "cache    on  for 1h00m\n"),
+        (CacheStatus(mode="on", ttl_s=3600), "cache    on  kept for 1h00m\n"),
         (CacheStatus(mode="off", ttl_s=3600), "cache    off\n"),
         (
             CacheStatus(mode="on", ttl_s=60, redis=RedisStatus(where="redis://h:6379")),
-            "cache    on  for 1m00s  Redis redis://h:6379\n",
+            "cache    on  kept for 1m00s  Redis redis://h:6379\n",
         ),
         (
             CacheStatus(mode="on", ttl_s=60, redis=RedisStatus(where="", warnings=["X is not set"])),
-            "cache    on  for 1m00s  no Redis\n  X is not set\n",
+            "cache    on  kept for 1m00s  no Redis\n  X is not set\n",
         ),
         (
             CacheStatus(
@@ -229,7 +229,7 @@ def server(state: str, **facts: Any) -> BackendStatus:
                 ttl_s=60,
                 redis=RedisStatus(where="/s", server=server("ready", pid=9, memory_bytes=12_000_000, restarts=1)),
             ),
-            "cache    deterministic  for 1m00s  Redis ready  PID 9  11.4MiB  1 restart\n",
+            "cache    deterministic  kept for 1m00s  Redis ready  PID 9  11.4MiB  1 restart\n",
         ),
         (
             CacheStatus(
@@ -237,7 +237,7 @@ def server(state: str, **facts: Any) -> BackendStatus:
                 ttl_s=60,
                 redis=RedisStatus(where="/s", server=server("failed", why="install one"), warnings=["kept here"]),
             ),
-            "cache    on  for 1m00s  Redis failed\n  install one\n  kept here\n",
+            "cache    on  kept for 1m00s  Redis failed\n  install one\n  kept here\n",
         ),
     ],
 )

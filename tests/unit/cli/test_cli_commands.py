@@ -253,6 +253,7 @@ class TestTail:
         self, aigw: Aigw, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("TZ", "UTC")
+        daemon.answers("GET /v1/status", starter("ready"))
         daemon.streams("GET /v1/tail", [{"event": "started", "id": "r1"}, RECORD, FAILED_RECORD])
         head, *lines = aigw("tail").out.splitlines()
         assert head == "TIME      STATUS  MODEL                     BACKEND          FIRST   TOTAL     TOKENS  ERROR"
@@ -270,6 +271,11 @@ class TestTail:
         lines = [json.loads(line) for line in aigw("tail", "--json").out.splitlines()]
         assert lines[:2] == events
         assert lines[2]["error"]["code"] == "connection_lost"
+
+    @pytest.mark.usefixtures("home")
+    def test_without_a_daemon_there_are_no_titles(self, aigw: Aigw) -> None:
+        ran = aigw("tail")
+        assert (ran.code, ran.out) == (3, "")
 
     def test_on_a_screen_the_error_stands_below(self) -> None:
         lines = record_lines(FAILED_RECORD, Look(width=60, plain=False))
@@ -299,6 +305,7 @@ def test_daemon_restart_waits_for_the_new_program(aigw: Aigw, daemon: FakeDaemon
 def test_a_daemon_that_ends_while_somebody_watches_is_told(
     aigw: Aigw, daemon: FakeDaemon, arguments: tuple[str, ...], path: str
 ) -> None:
+    daemon.answers("GET /v1/status", starter("ready"))
     daemon.streams(f"GET {path}", [])
     ran = aigw(*arguments)
     assert ran.code == 1

@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -141,11 +142,13 @@ def test_a_shell_gets_the_names(daemon: FakeDaemon, home: Home) -> None:
     assert done.stdout.split() == ["coder"]
 
 
-def on_a_terminal(*arguments: str, width: int, **env: str) -> str:
-    """What the real program writes to a terminal of this width."""
+def on_a_terminal(*arguments: str, width: int, interrupted_at: str | None = None, **env: str) -> str:
+    """What the real program writes to a terminal of this width; SIGINT ends it once it has written so much."""
     controller, terminal = pty.openpty()
     os.set_blocking(controller, False)
-    environment = os.environ | {"COLUMNS": str(width), "TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8"} | env
+    environment = (
+        os.environ | {"COLUMNS": str(width), "LINES": "24", "TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8"} | env
+    )
     command = [sys.executable, "-m", "aigw_cli.main", *arguments]
     with subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, env=environment) as process:
         os.close(terminal)
@@ -156,6 +159,9 @@ def on_a_terminal(*arguments: str, width: int, **env: str) -> str:
                 written += os.read(controller, 65536)
             except OSError:  # the other end is closed: the program has ended
                 break
+            if interrupted_at is not None and interrupted_at.encode() in written:
+                process.send_signal(signal.SIGINT)
+                interrupted_at = None
         process.wait(20)
     os.close(controller)
     return written.decode().replace("\r\n", "\n")
@@ -190,3 +196,18 @@ def test_the_live_view_of_up_ends_in_the_summary(daemon: FakeDaemon) -> None:
     screen = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", on_a_terminal("up", width=80))
     assert "llamacpp  ◐ starting       0.0s  loading" in screen
     assert "Gateway  http://127.0.0.1:4000/v1\nModels   smollm2-135m\n" in screen
+
+
+def test_watching_on_a_terminal_outlives_the_daemon(daemon: FakeDaemon) -> None:
+    daemon.answers("GET /v1/status", starter("ready"))
+    daemon.streams("GET /v1/watch", [starter("ready")])
+    daemon.streams("GET /v1/watch", [workstation()])
+    screen = on_a_terminal("status", "--watch", width=80, interrupted_at="dolphin")
+    before, after = screen.split("aigwd is gone", 1)
+    assert "llamacpp" in before
+    assert "dolphin" in after
+
+
+@pytest.mark.usefixtures("home")
+def test_watching_where_no_daemon_is_says_so_at_once() -> None:
+    assert "aigwd is not running" in on_a_terminal("status", "--watch", width=80)

@@ -43,7 +43,9 @@ class TestRouting:
         daemon.answers("POST /v1/route", self.ANSWER.model_copy(update={"candidates": self.ANSWER.candidates[:1]}))
         ran = aigw("test-routing", "qwen")
         assert ran.code == 1
-        assert ran.out.endswith("assumed down\n\nnothing could answer now: 'aigw status' shows why\n")
+        assert ran.out.endswith(
+            "assumed down\n\nnothing could answer it, for the reasons above; 'aigw why BACKEND' says more of one\n"
+        )
 
     def test_an_unknown_model_is_exit_code_4_with_the_nearest_names(self, aigw: Aigw, daemon: FakeDaemon) -> None:
         daemon.answers("POST /v1/route", RouteAnswer(model="lama", nearest=["llama3.1:latest"]))
@@ -86,7 +88,7 @@ class TestRoutingInFull:
         ran = aigw("test-routing", "code", "--endpoint", "completions", "--needs", "tools, vision")
         assert ran.code == 0
         assert ran.out == (
-            "code  matched by a pattern c*, for completions\n"
+            "code  matched by the pattern c*, for completions\n"
             "\n"
             "TRY  BACKEND  MODEL  REASON\n"
             "  1  coder    q      stopped\n"
@@ -131,13 +133,19 @@ class TestRoutingInFull:
         mute = CandidateInfo(backend="a", model="m", kept=False, reason="does not")
         answer = RouteAnswer(model="m", matched="listed", endpoint="rerank", candidates=[mute], instead=["bge", "jina"])
         daemon.answers("POST /v1/route", answer)
+        daemon.answers("POST /v1/route", answer.model_copy(update={"instead": []}))
         ran = aigw("test-routing", "m", "--endpoint", "rerank")
         assert ran.code == 1
         assert ran.out.endswith("\n\nnothing here does rerank; models that do: bge, jina\n")
+        ran = aigw("test-routing", "m", "--endpoint", "rerank")
+        assert ran.out.endswith("\n\nnothing here does rerank, and no other model of the profile does either\n")
 
     @pytest.mark.parametrize(
         ("arguments", "says"),
-        [(("--endpoint", "images"), "'images' is not one of"), (("--needs", "smell"), "unknown need 'smell'")],
+        [
+            (("--endpoint", "images"), "'--endpoint': 'images' is not one of"),
+            (("--needs", "smell"), "unknown need 'smell'"),
+        ],
     )
     def test_what_cannot_be_asked_for_is_exit_code_2(
         self, aigw: Aigw, daemon: FakeDaemon, arguments: tuple[str, str], says: str
