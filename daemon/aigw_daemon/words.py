@@ -23,6 +23,17 @@ class State(StrEnum):
     UNREACHABLE = "unreachable"
 
 
+def in_words(state: str) -> str:
+    """A state as the verb of a sentence: ``has failed``, ``is in backoff``, ``is unreachable``."""
+    match state:
+        case State.FAILED:
+            return "has failed"
+        case State.BACKOFF:
+            return "is in backoff"
+        case _:
+            return f"is {state}"
+
+
 SERVING: frozenset[State] = frozenset({State.READY, State.DEGRADED})
 """States in which a backend takes requests."""
 

@@ -131,7 +131,8 @@ def test_test_routing_names_what_is_near_an_unknown_model(running: Aigw) -> None
 
 
 @pytest.mark.parametrize(
-    "command", [["logs"], ["stop"], ["start"], ["restart"], ["test-routing", "chat", "--assume-down"]]
+    "command",
+    [["logs"], ["why"], ["events"], ["stop"], ["start"], ["restart"], ["test-routing", "chat", "--assume-down"]],
 )
 def test_an_unknown_backend_is_answered_with_those_that_there_are(running: Aigw, command: list[str]) -> None:
     said = running.run(*command, "lamacpp", code=4).stderr

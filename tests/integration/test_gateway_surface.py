@@ -131,7 +131,7 @@ async def test_health_tells_each_provider_and_the_reasons(client: httpx.AsyncCli
         "since": 1_700_000_000.0,
         "why": None,
     }
-    assert health["reasons"] == ["broken is failed: the model file is missing"]
+    assert health["reasons"] == ["broken has failed: the model file is missing"]
     assert (await client.get("/health/ready")).status_code == 200
     assert engine.requests == []
 

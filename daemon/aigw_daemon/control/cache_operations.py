@@ -30,6 +30,7 @@ from aigw_daemon.link.messages import CacheView, Secret
 from aigw_daemon.profile.caching import Cache
 from aigw_daemon.supervisor.keys import cache_secret
 from aigw_daemon.supervisor.supervisor import Supervisor
+from aigw_daemon.words import in_words
 
 LOOK_SECONDS: Final = 10.0
 """For a worker's answer to a question."""
@@ -107,7 +108,7 @@ class CacheOperations:
             return None
         server = shown.server
         if server is not None:
-            why = f"it is {server.state}{f': {server.why}' if server.why else ''}"
+            why = f"it {in_words(server.state)}{f': {server.why}' if server.why else ''}"
         else:
             why = shown.warnings[0] if shown.warnings else "the gateway has not begun to use it yet"
         return CacheRedis(where=shown.where, managed=cache.managed, connected=False, why=why)

@@ -11,7 +11,7 @@ from aigw_daemon.models.ollama import OllamaPull, pull
 from aigw_daemon.models.request import PullError
 from aigw_daemon.supervisor.backend import BackendReport
 from aigw_daemon.supervisor.supervisor import Supervisor
-from aigw_daemon.words import SERVING, EngineKind, State
+from aigw_daemon.words import SERVING, EngineKind, State, in_words
 
 
 def check_request(supervisor: Supervisor, request: PullRequest) -> BackendReport:
@@ -68,7 +68,7 @@ def _report(supervisor: Supervisor, name: str) -> BackendReport:
 
 def _not_serving(report: BackendReport) -> Problem:
     why = f": {report.why}" if report.why else ""
-    message = f"the backend {report.name} is {report.state}{why}"
+    message = f"the backend {report.name} {in_words(report.state)}{why}"
     return Problem(code="backend_not_ready", message=message, hint=f"'aigw start {report.name}' starts it")
 
 

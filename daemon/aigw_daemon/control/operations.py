@@ -182,11 +182,17 @@ class Operations:
                 kind = "started" if isinstance(event, Started) else "finished"
                 yield {"event": kind, **msgspec.to_builtins(event)}
 
-    async def events(self, backend: str | None, count: int, *, follow: bool) -> AsyncIterator[dict[str, Any]]:
+    def events(self, backend: str | None, count: int, *, follow: bool) -> AsyncIterator[dict[str, Any]]:
         """What happened to one backend, or to all: the last so many events, then with ``follow`` what happens.
 
-        The name may be of a backend that is no more: its events are kept.
+        The name may be of a backend that is no more: its events are kept. One that never was is refused.
         """
+        known = {*(report.name for report in self._everything()), *self._parts.events.names()}
+        if backend is not None and backend not in known:
+            raise choice.unknown_backend(backend, sorted(known))
+        return self._told(backend, count, follow=follow)
+
+    async def _told(self, backend: str | None, count: int, *, follow: bool) -> AsyncIterator[dict[str, Any]]:
         async with aclosing(self._parts.events.told(backend, count, follow=follow)) as events:
             async for event in events:
                 yield msgspec.to_builtins(event)

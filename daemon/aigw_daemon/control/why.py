@@ -6,7 +6,7 @@ from typing import Final
 from aigw_daemon.control.schema import Why
 from aigw_daemon.supervisor.backend import BackendReport, Past
 from aigw_daemon.supervisor.failures import FailureKind
-from aigw_daemon.words import SERVING, State
+from aigw_daemon.words import SERVING, State, in_words
 
 _MINUTE: Final = 60
 _HOUR: Final = 3600
@@ -64,7 +64,7 @@ def _trouble(report: BackendReport) -> Why:
         name=report.name,
         state=report.state,
         well=False,
-        sentence=f"is {report.state}: {report.why or failure}",
+        sentence=f"{in_words(report.state)}: {report.why or failure}",
         failure=failure,
         lines=list(report.log_tail),
         next=NEXT[failure].format(name=report.name),
@@ -75,15 +75,15 @@ def _sentence(report: BackendReport, in_flight: int, *, held: bool, now: float) 
     since = duration(report.since_s)
     match report.state:
         case State.READY:
-            return f"is ready since {duration(report.uptime_s or 0.0)}, and {_restarts(report, now)}"
+            return f"has been ready for {duration(report.uptime_s or 0.0)}, and {_restarts(report, now)}"
         case State.STARTING:
-            return f"is starting since {since}{f': {report.progress}' if report.progress else ''}"
+            return f"has been starting for {since}{f': {report.progress}' if report.progress else ''}"
         case State.DRAINING:
-            return f"is draining since {since}: {_requests(in_flight)} may finish before it stops"
+            return f"has been draining for {since}: {_requests(in_flight)} may finish before it stops"
         case State.STOPPED:
-            return f"is stopped since {since}{_stopped(report, held=held)}"
+            return f"has been stopped for {since}{_stopped(report, held=held)}"
         case _:
-            return f"is {report.state} since {since}{f': {report.why}' if report.why else ''}"
+            return f"has been {report.state} for {since}{f': {report.why}' if report.why else ''}"
 
 
 def _stopped(report: BackendReport, *, held: bool) -> str:

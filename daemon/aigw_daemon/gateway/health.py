@@ -6,7 +6,7 @@
 from typing import Any
 
 from aigw_daemon.link.messages import BackendView, Snapshot
-from aigw_daemon.words import SERVING, State
+from aigw_daemon.words import SERVING, State, in_words
 
 _WAITING_IS_WELL = frozenset({State.STOPPED, State.SLEEPING})
 """States of a backend that comes when it is asked for."""
@@ -46,7 +46,7 @@ def _well(backend: BackendView) -> bool:
 
 
 def _reason(backend: BackendView) -> str:
-    return f"{backend.name} is {backend.state}" + (f": {backend.why}" if backend.why else "")
+    return f"{backend.name} {in_words(backend.state)}" + (f": {backend.why}" if backend.why else "")
 
 
 def _provider(backend: BackendView) -> dict[str, Any]:

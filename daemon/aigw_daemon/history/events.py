@@ -65,6 +65,10 @@ class EventLog:
             self._thread = threading.Thread(target=self._keep_writing, name="events", daemon=True)
             self._thread.start()
 
+    def names(self) -> set[str]:
+        """The backends of which events are kept."""
+        return {event.backend for event in self._kept}
+
     async def told(self, backend: str | None, count: int, *, follow: bool) -> AsyncGenerator[BackendEvent, None]:
         """The last ``count`` events, of one backend or of all, then with ``follow`` whatever happens."""
         watcher: asyncio.Queue[BackendEvent] = asyncio.Queue(KEPT)

@@ -49,7 +49,9 @@ def judge(ended: Ended, history: History, limits: Limits, now: float, random: fl
         sentence = f"crash loop: {loop}; the last time {failure.sentence}"
         failure = Failure(FailureKind.CRASH_LOOP, sentence, failure.lines)
     delay = limits.retry_after if loop is not None else backoff.with_jitter(history.next_delay, random)
-    why = f"{failure.sentence}; trying again in {_duration(delay)}"
+    # Of a long wait only the rhythm is said: the sentence stays on the screen, and a time to go would soon be wrong.
+    next_try = f"tried again every {_duration(delay)}" if loop is not None else f"trying again in {_duration(delay)}"
+    why = f"{failure.sentence}; {next_try}"
     return Verdict(_failed(hopeless=loop is not None), history, failure, why, delay)
 
 

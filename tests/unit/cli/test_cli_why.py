@@ -10,7 +10,7 @@ FAILED = Why(
     name="coder",
     state="failed",
     well=False,
-    sentence="is failed: port 8001 is taken by nginx (PID 12, user www)",
+    sentence="has failed: port 8001 is taken by nginx (PID 12, user www)",
     failure="port_taken",
     lines=["bind:\x1b[31m address in use"],
     next="free the port, then 'aigw start coder'",
@@ -22,16 +22,16 @@ def test_sentence_lines_and_next_step_are_told(aigw: Aigw, daemon: FakeDaemon) -
     ran = aigw("why", "coder")
     assert (ran.code, ran.err) == (0, "")
     assert ran.out == (
-        "coder is failed: port 8001 is taken by nginx (PID 12, user www)\n"
+        "coder has failed: port 8001 is taken by nginx (PID 12, user www)\n"
         "  | bind: address in use\n"
         "  free the port, then 'aigw start coder'\n"
     )
 
 
 def test_one_line_when_all_is_well(aigw: Aigw, daemon: FakeDaemon) -> None:
-    well = Why(name="coder", state="ready", well=True, sentence="is ready since 2 h, and was never restarted")
+    well = Why(name="coder", state="ready", well=True, sentence="has been ready for 2 h, and was never restarted")
     daemon.answers("GET /v1/why/coder", well)
-    assert aigw("why", "coder").out == "coder is ready since 2 h, and was never restarted\n"
+    assert aigw("why", "coder").out == "coder has been ready for 2 h, and was never restarted\n"
 
 
 def test_json_is_the_answer(aigw: Aigw, daemon: FakeDaemon) -> None:

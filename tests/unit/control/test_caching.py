@@ -220,7 +220,7 @@ async def test_stats_of_no_requests_have_no_rate(home: Home) -> None:
     ("settings", "server", "why"),
     [
         (MANAGED, redis(State.STOPPED), "it is stopped"),
-        (MANAGED, replace(redis(State.FAILED), why="install one"), "it is failed: install one"),
+        (MANAGED, replace(redis(State.FAILED), why="install one"), "it has failed: install one"),
         ("{redis: 'redis://${UNSET}'}", None, "UNSET is not set"),
         ("{redis: 'redis://h'}", None, "the gateway has not begun to use it yet"),
     ],

@@ -78,7 +78,7 @@ def test_class_is_read_off_the_engines_own_output(engine: Engine, kind: FailureK
     failure = classify(engine.signs, lines, "exited with code 1")
     why = told(failed(failure))
     assert (why.failure, why.well) == (kind, False)
-    assert why.sentence == f"is failed: {failure.sentence}"
+    assert why.sentence == f"has failed: {failure.sentence}"
     assert set(why.lines) & set(lines)
     assert why.next == NEXT[kind].format(name="coder")
 
@@ -95,7 +95,7 @@ def test_all_of_it_for_a_bad_flag() -> None:
         state=State.FAILED,
         well=False,
         sentence=(
-            "is failed: llama-server doesn't take its arguments (invalid argument: --nope): change args in the profile"
+            "has failed: llama-server doesn't take its arguments (invalid argument: --nope): change args in the profile"
         ),
         failure="bad_flag",
         lines=["error: invalid argument: --nope"],
@@ -106,44 +106,44 @@ def test_all_of_it_for_a_bad_flag() -> None:
 def test_backend_that_waits_for_its_next_try_says_what_it_waits_after() -> None:
     failure = Failure(FailureKind.HUNG, "hung: 2 requests in flight and no progress for 60 s; trying again in 0.5 s")
     why = told(failed(failure, State.BACKOFF))
-    assert why.sentence == ("is backoff: hung: 2 requests in flight and no progress for 60 s; trying again in 0.5 s")
+    assert why.sentence == ("is in backoff: hung: 2 requests in flight and no progress for 60 s; trying again in 0.5 s")
     assert why.next == "it is replaced by itself; if its requests are only slow, raise hang_timeout in the profile"
 
 
 @pytest.mark.parametrize(
     ("changes", "sentence", "next_step"),
     [
-        ({}, "is ready since 10 min, and was never restarted", None),
-        ({"restarts": 2}, "is ready since 10 min, and was restarted 2 times", None),
-        ({"attached": True}, "is ready since 10 min, and somebody else runs it", None),
+        ({}, "has been ready for 10 min, and was never restarted", None),
+        ({"restarts": 2}, "has been ready for 10 min, and was restarted 2 times", None),
+        ({"attached": True}, "has been ready for 10 min, and somebody else runs it", None),
         (
             {"state": State.STARTING, "since_s": 5.0, "progress": "loading weights"},
-            "is starting since 5 s: loading weights",
+            "has been starting for 5 s: loading weights",
             "'aigw logs coder -f' shows how it goes",
         ),
         (
             {"state": State.DRAINING, "since_s": 3.0},
-            "is draining since 3 s: 1 request may finish before it stops",
+            "has been draining for 3 s: 1 request may finish before it stops",
             "'aigw stop coder --now' does not wait for them",
         ),
         (
             {"state": State.STOPPED},
-            "is stopped since 10 min: nothing wants it now",
+            "has been stopped for 10 min: nothing wants it now",
             "'aigw start coder' starts it, and so does a request for its model",
         ),
         (
             {"state": State.STOPPED, "why": "stopped after 30 min without a request; a request starts it"},
-            "is stopped since 10 min, after 30 min without a request; a request starts it",
+            "has been stopped for 10 min, after 30 min without a request; a request starts it",
             "'aigw start coder' starts it, and so does a request for its model",
         ),
         (
             {"state": State.DEGRADED, "why": "/health answers 500 (1 failed liveness probes)"},
-            "is degraded since 10 min: /health answers 500 (1 failed liveness probes)",
+            "has been degraded for 10 min: /health answers 500 (1 failed liveness probes)",
             "it is replaced if it stays so; 'aigw logs coder' has more",
         ),
         (
             {"state": State.UNREACHABLE, "attached": True, "why": "it refuses connections"},
-            "is unreachable since 10 min: it refuses connections",
+            "has been unreachable for 10 min: it refuses connections",
             "look after the server there: aigw only asks it, and goes on asking",
         ),
     ],
@@ -158,7 +158,7 @@ def test_state_without_a_failure_is_told_with_what_to_do(
 
 def test_backend_that_the_operator_has_stopped_starts_by_the_operator_only() -> None:
     why = told(replace(READY, state=State.STOPPED), held=True)
-    assert (why.sentence, why.next) == ("is stopped since 10 min, by the operator", "'aigw start coder' starts it")
+    assert (why.sentence, why.next) == ("has been stopped for 10 min, by the operator", "'aigw start coder' starts it")
 
 
 def test_ready_again_tells_what_it_was_the_last_time() -> None:
@@ -168,7 +168,7 @@ def test_ready_again_tells_what_it_was_the_last_time() -> None:
         name="coder",
         state=State.READY,
         well=True,
-        sentence="is ready since 10 min, and was restarted once, the last time 2 h 5 min ago: the kernel killed it",
+        sentence="has been ready for 10 min, and was restarted once, the last time 2 h 5 min ago: the kernel killed it",
         failure="oom_killed",
         lines=["last words"],
     )

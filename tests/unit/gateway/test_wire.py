@@ -158,7 +158,7 @@ def test_without_a_snapshot_nothing_is_available() -> None:
 
 def test_one_backend_that_serves_is_enough_to_be_degraded() -> None:
     got, health = health_of(snapshot(backend("a", 1), backend("b", 2, state=State.FAILED, why="no such file")))
-    assert (got, health["status"], health["reasons"]) == (200, "degraded", ["b is failed: no such file"])
+    assert (got, health["status"], health["reasons"]) == (200, "degraded", ["b has failed: no such file"])
 
 
 def test_a_profile_without_backends_says_so() -> None:

@@ -65,7 +65,7 @@ def test_crash_loop_is_given_up_and_tried_again_after_five_minutes() -> None:
     assert (verdict.event, verdict.delay) == (Event.GIVE_UP, 300)
     assert verdict.failure is not None
     assert verdict.failure.kind is FailureKind.CRASH_LOOP
-    assert (verdict.why or "").endswith("exited with code 1; trying again in 300 s")
+    assert (verdict.why or "").endswith("exited with code 1; tried again every 300 s")
 
 
 @pytest.mark.parametrize(
