@@ -121,6 +121,19 @@ def test_daemon_restart_replaces_the_program_and_nothing_else(aigw: Aigw) -> Non
     assert asked(aigw).status_code == 200
 
 
+def test_daemon_restart_is_refused_while_the_state_cannot_be_written(aigw: Aigw) -> None:
+    aigw.up()
+    # A folder where the fresh file is to be stops root, too.
+    in_the_way = aigw.home / "state/state.json.new"
+    in_the_way.mkdir()
+    said = aigw.run("daemon", "restart", code=1).stderr
+    assert "cannot write" in said
+    assert "make room there" in said
+    assert asked(aigw).status_code == 200
+    in_the_way.rmdir()
+    assert "took over" in aigw.run("daemon", "restart").stdout
+
+
 def test_profile_use_spares_what_is_unchanged(aigw: Aigw) -> None:
     one, two, three = (llamacpp_section(name=name, model=name, context=512) for name in ("one", "two", "three"))
     first = profile_text(aigw.port, backends=one + two, names=())

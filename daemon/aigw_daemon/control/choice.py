@@ -1,6 +1,7 @@
 """Which profile and which backends an operation is about; every wrong choice is told with the right ones."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from aigw_daemon.control.problems import Refusal
 from aigw_daemon.control.schema import ProfileInfo
@@ -87,6 +88,12 @@ def unknown_backend(name: str, choices: Sequence[str]) -> Refusal:
         hint=f"choose from: {', '.join(choices)}" if choices else "the profile has no backends",
         details=list(choices),
     )
+
+
+def unwritten(path: Path, error: OSError) -> Refusal:
+    """What the next daemon has to know can't be written."""
+    message = f"cannot write {path}: {error.strerror}; a new daemon would not find the engines that run now"
+    return Refusal(409, "state_unwritten", message, hint="make room there, then ask again; all goes on meanwhile")
 
 
 def port_taken(taken: PortTaken, owner: PortOwner | None) -> Refusal:

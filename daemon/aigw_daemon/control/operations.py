@@ -286,8 +286,15 @@ class Operations:
         return await self._cache.clear(request)
 
     async def restart_daemon(self) -> None:
-        """Replace the program in place once this answer is out."""
+        """Replace the program in place once this answer is out.
+
+        Refused while the state can't be written: the new program would not know what has started since.
+        """
         async with self._changing():
+            try:
+                await asyncio.to_thread(self._parts.state.save)
+            except OSError as error:
+                raise choice.unwritten(self._parts.home.state_file, error) from error
             self._parts.end(Ending.RESTART)
 
     def pull(self, request: PullRequest) -> AsyncIterator[PullEvent]:

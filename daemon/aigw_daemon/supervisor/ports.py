@@ -117,9 +117,17 @@ def _describe(listener: Listener, instance: str) -> PortOwner:
             process = proctable.read(pid)
             mark = proctable.cookie(pid)
             ours = mark is not None and mark.instance == instance
-            program = process.name if process else "a program that has just ended"
+            program = _program(process) if process else "a program that has just ended"
             return PortOwner(pid, program, user, ours, mark.backend if ours and mark else None)
     return PortOwner(None, None, user)
+
+
+def _program(process: proctable.Process) -> str:
+    """Its name; of an interpreter's module that too, for ``python`` alone says nothing."""
+    match proctable.argv(process.pid):
+        case [_, "-m", module, *_] if module.replace(".", "").isidentifier():
+            return f"{process.name} -m {module}"
+    return process.name
 
 
 def _processes_of(uid: int) -> list[int]:
