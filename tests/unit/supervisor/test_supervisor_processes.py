@@ -242,6 +242,14 @@ async def test_port_owner_is_named(launcher: LocalLauncher) -> None:
     assert launcher.port_owner(port) is None
 
 
+async def test_module_that_an_interpreter_runs_is_named_behind_a_port(launcher: LocalLauncher) -> None:
+    port = launcher.free_port()
+    with start([sys.executable, "-m", "http.server", "--bind", "127.0.0.1", str(port)]) as process:
+        await eventually(lambda: bool(ports.listeners(port)), what="the server")
+        assert f" -m http.server (PID {process.pid}, user " in str(launcher.port_owner(port))
+        process.kill()
+
+
 async def test_port_of_an_engine_of_ours_is_known_by_its_backend(launcher: LocalLauncher, tmp_path: Path) -> None:
     port = launcher.free_port()
     code = f"import socket, time; s = socket.create_server(('127.0.0.1', {port})); print('up', flush=True); {FOREVER}"
