@@ -38,8 +38,9 @@ class Reporter:
         self._clock = clock
         self._records: list[RequestRecord] = []
         self._dropped = 0
-        self._window_began = clock()
-        self._kept_in_window = 0
+        self._room = RECORDS_PER_SECOND
+        """For records, until the second is over: the task looks at the clock, not each request."""
+        self._second_began = clock()
         self._told = Load({})
         self._stirred = asyncio.Event()
         self.asleep = True
@@ -54,15 +55,11 @@ class Reporter:
 
     def finish(self, call: Finished) -> None:
         """A request is over."""
-        now = self._clock()
-        if now - self._window_began >= 1.0:
-            self._window_began = now
-            self._kept_in_window = 0
-        if self._kept_in_window >= RECORDS_PER_SECOND:
-            self._dropped += 1
-        else:
-            self._kept_in_window += 1
+        if self._room:
+            self._room -= 1
             self._records.append(call.record())
+        else:
+            self._dropped += 1
         if self.asleep:
             self.stir()
 
@@ -82,6 +79,9 @@ class Reporter:
         while not self.asleep:
             await asyncio.sleep(LOAD_SECONDS)
             now = self._clock()
+            if now - self._second_began >= 1.0:
+                self._second_began = now
+                self._room = RECORDS_PER_SECOND
             load = self._load()
             if _places(load) != _places(self._told) or (now >= progress_at and self._goes_on(load)):
                 self._tell(load)
@@ -89,7 +89,8 @@ class Reporter:
             if now >= batch_at and (self._records or self._dropped):
                 self._flush_records()
                 batch_at = now + BATCH_SECONDS - LOAD_SECONDS
-            self.asleep = not (self._goes_on(self._load()) or self._records or self._dropped)
+            rested = self._room == RECORDS_PER_SECOND
+            self.asleep = rested and not (self._goes_on(self._load()) or self._records or self._dropped)
 
     def flush(self) -> None:
         """Send everything now: the worker is about to end."""
