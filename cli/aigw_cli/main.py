@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 
 from typer import Abort
 from typer.exceptions import TyperException
@@ -17,6 +18,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     _escape_what_cannot_be_encoded()
+    # httpx imports a command line of its own where it can, with pygments: every command would wait for it. An empty
+    # module in its place is what httpx handles as "not installed".
+    sys.modules.setdefault("httpx._main", ModuleType("httpx._main"))
     try:
         return int(app(arguments, prog_name="aigw", standalone_mode=False) or ExitCode.OK)
     except TyperException as error:
