@@ -45,6 +45,7 @@ def application(operations: Operations) -> Starlette:
     """The ASGI application of the control socket."""
     routes = [
         *_looking(operations),
+        *_following(operations),
         *_changing(operations),
         *_cache(operations),
     ]
@@ -56,20 +57,36 @@ def _looking(operations: Operations) -> list[Route]:
     async def status(_: Request) -> Response:
         return _json(operations.status())
 
-    async def watch(_: Request) -> Response:
-        return _stream(operations.watch())
-
     async def health(_: Request) -> Response:
         return _json(operations.health())
+
+    async def why(request: Request) -> Response:
+        return _json(operations.why(request.path_params["name"]))
+
+    async def profiles(_: Request) -> Response:
+        return JSONResponse([info.model_dump() for info in operations.profiles()])
+
+    async def route(request: Request) -> Response:
+        return _json(operations.route(await _body(request, RouteRequest)))
+
+    return [
+        Route("/v1/status", status),
+        Route("/v1/health", health),
+        Route("/v1/why/{name}", why),
+        Route("/v1/profiles", profiles),
+        Route("/v1/route", route, methods=["POST"]),
+    ]
+
+
+def _following(operations: Operations) -> list[Route]:
+    async def watch(_: Request) -> Response:
+        return _stream(operations.watch())
 
     async def logs(request: Request) -> Response:
         lines = _count(request.query_params.get("lines", "200"))
         follow = request.query_params.get("follow", "false") == "true"
         text = operations.log(request.path_params["name"], lines, follow=follow)
         return StreamingResponse(text, media_type="text/plain; charset=utf-8")
-
-    async def why(request: Request) -> Response:
-        return _json(operations.why(request.path_params["name"]))
 
     async def tail(_: Request) -> Response:
         return StreamingResponse(
@@ -83,22 +100,11 @@ def _looking(operations: Operations) -> list[Route]:
         )
         return StreamingResponse((json.dumps(event) + "\n" async for event in told), media_type="application/x-ndjson")
 
-    async def profiles(_: Request) -> Response:
-        return JSONResponse([info.model_dump() for info in operations.profiles()])
-
-    async def route(request: Request) -> Response:
-        return _json(operations.route(await _body(request, RouteRequest)))
-
     return [
-        Route("/v1/status", status),
         Route("/v1/watch", watch),
-        Route("/v1/health", health),
         Route("/v1/logs/{name}", logs),
-        Route("/v1/why/{name}", why),
         Route("/v1/tail", tail),
         Route("/v1/events", events),
-        Route("/v1/profiles", profiles),
-        Route("/v1/route", route, methods=["POST"]),
     ]
 
 

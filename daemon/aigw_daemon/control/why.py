@@ -22,7 +22,7 @@ NEXT: Final = MappingProxyType(
         FailureKind.MISSING_MODEL: _BY_ITSELF,
         FailureKind.GATED_MODEL: "once you have access, 'aigw start {name}'",
         FailureKind.MISSING_GPU: "change gpus in the profile, then 'aigw up'",
-        FailureKind.BAD_SETTING: _PROFILE,
+        FailureKind.BAD_SETTING: "once that is mended, 'aigw up'",
         FailureKind.BAD_FLAG: _PROFILE,
         FailureKind.PORT_TAKEN: "free the port, then 'aigw start {name}'; or name another one in the profile",
         FailureKind.OUT_OF_MEMORY: "'aigw status' shows what the others take; change the profile, then 'aigw up'",

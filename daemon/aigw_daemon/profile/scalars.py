@@ -45,7 +45,9 @@ class MissingVariableError(Exception):
     """A ``${VARIABLE}`` that is not in the environment; the text names it and says what to do."""
 
     def __init__(self, variable: str) -> None:
-        super().__init__(f"the environment variable {variable} is not set: export it before the daemon starts")
+        # A daemon that runs keeps the environment that it was started with.
+        how = "export it, then 'aigw down' and 'aigw up'"
+        super().__init__(f"the environment variable {variable} is not set where the daemon was started: {how}")
         self.variable = variable
 
 

@@ -141,6 +141,8 @@ def _not_a_choice(document: Document, path: Path, error: ErrorDetails) -> Profil
     choices = tuple(word.strip(" '") for word in error["ctx"]["expected"].replace(" or ", ",").split(","))
     value = error["input"]
     hint = did_you_mean(value, choices) if isinstance(value, str) else ""
+    if len(choices) == 1:
+        return _problem(document, path, f"must be {choices[0]}", value=shown(value), hint=hint)
     return _problem(document, path, "must be one of the choices", value=shown(value), choices=choices, hint=hint)
 
 
