@@ -85,13 +85,7 @@ class Daemon:
         supervisor = Supervisor(
             home, self._state, launcher=launcher, traffic=hearing.traffic, on_change=changes.happened, tell=self._tell
         )
-        self._gatekeeper = Gatekeeper(
-            home,
-            launcher,
-            hearing,
-            remember=lambda identity: self._state.update(gateway=identity),
-            inherited=[socket.socket(fileno=number) for number in inherited_listeners],
-        )
+        self._gatekeeper = self._watched_gateway(hearing, inherited_listeners)
         self._puller = Puller(home)
         self._link = LinkServer(home.link_socket, self._state.document.instance, self._gatekeeper.accept)
         self._supervisor = supervisor
@@ -112,6 +106,15 @@ class Daemon:
             )
         )
         hearing.on_demand = lambda demand: supervisor.demand(demand.backend)
+
+    def _watched_gateway(self, hearing: Hearing, inherited: Sequence[int]) -> Gatekeeper:
+        return Gatekeeper(
+            self._home,
+            self._launcher,
+            hearing,
+            remember=lambda identity: self._state.update(gateway=identity),
+            inherited=[socket.socket(fileno=number) for number in inherited],
+        )
 
     async def run(self, *, on_ready: Callable[[], None], serve: bool = False, profile: str | None = None) -> Ending:
         """Serve the control API until stopped. ``on_ready`` is called once it answers.
