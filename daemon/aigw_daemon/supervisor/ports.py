@@ -6,6 +6,7 @@ import sys
 from collections.abc import Container, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import dropwhile
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -124,10 +125,15 @@ def _describe(listener: Listener, instance: str) -> PortOwner:
 
 def _program(process: proctable.Process) -> str:
     """Its name; of an interpreter's module that too, for ``python`` alone says nothing."""
-    match proctable.argv(process.pid):
-        case [_, "-m", module, *_] if module.replace(".", "").isidentifier():
+    # An interpreter's own flags stand before the module: python -P -m …
+    match list(dropwhile(_is_flag, proctable.argv(process.pid)[1:])):
+        case ["-m", module, *_] if module.replace(".", "").isidentifier():
             return f"{process.name} -m {module}"
     return process.name
+
+
+def _is_flag(word: str) -> bool:
+    return word.startswith("-") and word != "-m"
 
 
 def _processes_of(uid: int) -> list[int]:

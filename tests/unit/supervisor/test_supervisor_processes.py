@@ -244,7 +244,7 @@ async def test_port_owner_is_named(launcher: LocalLauncher) -> None:
 
 async def test_module_that_an_interpreter_runs_is_named_behind_a_port(launcher: LocalLauncher) -> None:
     port = launcher.free_port()
-    with start([sys.executable, "-m", "http.server", "--bind", "127.0.0.1", str(port)]) as process:
+    with start([sys.executable, "-P", "-m", "http.server", "--bind", "127.0.0.1", str(port)]) as process:
         await eventually(lambda: bool(ports.listeners(port)), what="the server")
         assert f" -m http.server (PID {process.pid}, user " in str(launcher.port_owner(port))
         process.kill()
