@@ -75,9 +75,14 @@ class LiteLlm(ProcessProxy):
         target = {"model": f"openai/{MODEL}", "api_base": f"http://127.0.0.1:{upstream_port}/v1", "api_key": "none"}
         config = self.folder / "litellm.json"
         # JSON is YAML, which is what LiteLLM reads.
-        config.write_text(json.dumps({"model_list": [{"model_name": MODEL, "litellm_params": target}]}))
+        models = [{"model_name": MODEL, "litellm_params": target}]
+        config.write_text(json.dumps({"model_list": models, **self.settings()}))
         options = ["--host", "127.0.0.1", "--port", str(self.port), "--num_workers", "1", "--telemetry", "False"]
         return [str(packages.litellm()), "--config", str(config), *options]
+
+    def settings(self) -> dict[str, object]:
+        """What its configuration has beside the models."""
+        return {}
 
 
 class Portkey(ProcessProxy):
@@ -107,16 +112,11 @@ class Aigw(Proxy):
 
     def start(self, upstream_port: int) -> None:
         profile = self.folder / "bench.yaml"
-        profile.write_text(
-            "version: 1\n"
-            "gateway: {port: 0}\n"
-            f"backends: {{upstream: {{engine: openai, url: 'http://127.0.0.1:{upstream_port}/v1'}}}}\n"
-            f"routes: {{{MODEL}: {{targets: [upstream]}}}}\n"
-        )
+        profile.write_text(self.profile(upstream_port))
         self._began = True
         try:
-            self._command("up", "--profile", str(profile))
-            status = json.loads(self._command("status", "--json"))
+            self.run_command("up", "--profile", str(profile))
+            status = json.loads(self.run_command("status", "--json"))
             self._daemon = status["daemon"]["pid"]
             self.port = urlsplit(status["gateway"]["url"]).port or 0
             self.wait_until_ready()
@@ -124,17 +124,27 @@ class Aigw(Proxy):
             self.stop()
             raise
 
+    def profile(self, upstream_port: int) -> str:
+        """What it serves."""
+        return (
+            "version: 1\n"
+            "gateway: {port: 0}\n"
+            f"backends: {{upstream: {{engine: openai, url: 'http://127.0.0.1:{upstream_port}/v1'}}}}\n"
+            f"routes: {{{MODEL}: {{targets: [upstream]}}}}\n"
+        )
+
     def stop(self) -> None:
         # An `up` that failed may have left a daemon, too.
         if self._began:
             self._began = False
             self._daemon = 0
-            self._command("down")
+            self.run_command("down")
 
     def pids(self) -> list[int]:
         return tree(self._daemon) if self._daemon else []
 
-    def _command(self, *arguments: str) -> str:
+    def run_command(self, *arguments: str) -> str:
+        """What the command line says. Raises BenchError."""
         program = str(Path(sys.executable).with_name("aigw"))
         environment = {**os.environ, "AIGW_HOME": str(self.folder / "home")}
         command = pinned(self.core, program, *arguments)

@@ -78,7 +78,7 @@ _COMPARED = (
 
 def topics(results: Results) -> list[Topic]:
     """The tables of what was measured, and last that of the ratios. Topics without a figure are left out."""
-    made = [_topic(title, columns, results) for title, columns in _TOPICS]
+    made = [topic_of(title, columns, results) for title, columns in _TOPICS]
     return [topic for topic in (*made, _ratios(results)) if topic.rows]
 
 
@@ -102,7 +102,7 @@ def page(machine: dict[str, Any], settings: dict[str, Any], results: Results) ->
     """All of it in Markdown, for docs/performance.md."""
     parts = [
         ", ".join(f"{name} {value}" for name, value in (machine | settings).items()) + ".",
-        *(_markdown(topic) for topic in topics(results)),
+        *(markdown(topic) for topic in topics(results)),
         "\n".join(f"- {note}" for note in notes(results)),
     ]
     return "\n\n".join(parts) + "\n"
@@ -124,7 +124,8 @@ def data(machine: dict[str, Any], settings: dict[str, Any], results: Results) ->
     }
 
 
-def _topic(title: str, columns: tuple[Column, ...], results: Results) -> Topic:
+def topic_of(title: str, columns: tuple[Column, ...], results: Results) -> Topic:
+    """A table with a row for each proxy of which something was measured."""
     rows = ((name, *(_show(column.read(results, name), column.form) for column in columns)) for name in results)
     return Topic(title, ("proxy", *(column.title for column in columns)), _filled(rows))
 
@@ -149,7 +150,8 @@ def _lost(results: Results, name: str, measured: str) -> float | None:
     return figures.lost_streams if measured == "cpu_us_per_event" else figures.lost_idle_streams
 
 
-def _markdown(topic: Topic) -> str:
+def markdown(topic: Topic) -> str:
+    """For a page."""
     lines = [topic.columns, ("---", *("---:" for _ in topic.columns[1:])), *topic.rows]
     return "\n".join([f"### {topic.title}\n", *("| " + " | ".join(line) + " |" for line in lines)])
 

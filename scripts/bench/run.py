@@ -79,24 +79,24 @@ def _measure_all(base: Path, cores: Cores, options: argparse.Namespace) -> Resul
     turns = (options.rounds, options.seconds, cores.load)
     wanted = options.topic or TOPICS
     if "requests" in wanted:
-        with _before(FixedUpstream(base / "fixed-upstream", cores.upstream), proxies, results) as running:
-            _in_turns("32 connections", measure.requests, running, turns, results)
-            _in_turns("256 connections", measure.crowd, running, turns, results)
-            _in_turns("one connection", measure.latency, running, turns, results)
+        with before(FixedUpstream(base / "fixed-upstream", cores.upstream), proxies, results) as running:
+            in_turns("32 connections", measure.requests, running, turns, results)
+            in_turns("256 connections", measure.crowd, running, turns, results)
+            in_turns("one connection", measure.latency, running, turns, results)
     if "streams" in wanted:
         busy = StreamUpstream(base / "stream-upstream", cores.upstream, EVENTS_PER_SECOND)
-        with _before(busy, proxies, results) as running:
-            _in_turns("streams", measure.streams, running, turns, results)
+        with before(busy, proxies, results) as running:
+            in_turns("streams", measure.streams, running, turns, results)
     if "memory" in wanted:
         idle = StreamUpstream(base / "idle-upstream", cores.upstream, IDLE_EVENTS_PER_SECOND)
         # Once is enough: memory hardly varies, and what earlier rounds leave behind would count.
-        with _before(idle, proxies, results) as running:
-            _in_turns("idle streams", measure.memory, running, (1, *turns[1:]), results)
+        with before(idle, proxies, results) as running:
+            in_turns("idle streams", measure.memory, running, (1, *turns[1:]), results)
     return results
 
 
 @contextmanager
-def _before(upstream: Proxy, proxies: list[Proxy], results: Results) -> Iterator[list[Proxy]]:
+def before(upstream: Proxy, proxies: list[Proxy], results: Results) -> Iterator[list[Proxy]]:
     """Starts the upstream and the proxies in front of it; one that doesn't start is out of the run."""
     running: list[Proxy] = []
     try:
@@ -117,7 +117,7 @@ def _before(upstream: Proxy, proxies: list[Proxy], results: Results) -> Iterator
         upstream.stop()
 
 
-def _in_turns(
+def in_turns(
     title: str, measurement: Measurement, proxies: list[Proxy], turns: tuple[int, int, int], results: Results
 ) -> None:
     rounds, seconds, core = turns

@@ -1,4 +1,4 @@
-"""Where each microsecond of a request goes: CPU time of the gateway and of the bare relay, by step.
+"""Where each microsecond of a request goes: CPU time of the gateway, of a hit and of the bare relay, by step.
 
 `scripts/profiling/request-cost` starts it. There are no sockets, so the kernel's share is missing. The steps come from
 a second run under cProfile, whose own cost is taken off again: read them as shares, not as exact times.
@@ -15,10 +15,10 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from scripts.profiling.in_process import CONNECTIONS, Contestant, aigw, bare_relay, measure
+from scripts.profiling.in_process import AIGW, BARE_RELAY, CONNECTIONS, HIT, Contestant, measure
 from scripts.profiling.steps import MEANINGS, Profiled, Spent, folded, step_of
 
-CONTESTANTS: dict[str, Contestant] = {"bare": bare_relay, "aigw": aigw}
+CONTESTANTS: dict[str, Contestant] = {"bare": BARE_RELAY, "aigw": AIGW, "hit": HIT}
 _WIDTH = 120
 _CALIBRATION_CALLS = 100_000
 _ROOTS = ("aigw_daemon", "scripts")
@@ -43,15 +43,18 @@ def main() -> None:
     inside = _share_inside()
     console.print(_by_step({name: folded(run, min(rounds[name]), inside) for name, run in profiles.items()}))
     if options.functions:
-        console.print(_by_function(profiles["aigw"], options.functions))
+        for name in ("aigw", "hit"):
+            console.print(_by_function(name, profiles[name], options.functions))
     console.print(_NOTE, highlight=False)
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/profiling/request-cost", description=__doc__)
     parser.add_argument("--requests", type=_requests, default=20_000, help="in each round (default 20000)")
-    parser.add_argument("--rounds", type=int, default=7, help="of bare relay and aigw in turn (default 7)")
-    parser.add_argument("--functions", type=int, default=0, help="also list this many functions of aigw, dearest first")
+    parser.add_argument("--rounds", type=int, default=7, help="of each in turn (default 7)")
+    parser.add_argument(
+        "--functions", type=int, default=0, help="also list this many functions of aigw and of a hit, dearest first"
+    )
     return parser.parse_args()
 
 
@@ -110,20 +113,23 @@ def _totals(rounds: dict[str, list[float]]) -> Table:
 
 def _by_step(folds: dict[str, Steps]) -> Table:
     made = Table(title="By step, µs (of the least)", title_justify="left")
-    for title in ("step", "bare", "aigw", "more", "what it does"):
-        made.add_column(title, justify="right" if title in {"bare", "aigw", "more"} else "left")
-    bare, full = folds["bare"], folds["aigw"]
-    for step in dict.fromkeys((*MEANINGS, *full, *bare)):
-        one, other = bare.get(step, 0.0), full.get(step, 0.0)
-        made.add_row(step, f"{one:.1f}", f"{other:.1f}", f"{other - one:.1f}", MEANINGS.get(step, "of no step"))
-    sums = sum(bare.values()), sum(full.values())
+    for title in ("step", "bare", "aigw", "more", "hit", "what it does"):
+        made.add_column(title, justify="right" if title in {"bare", "aigw", "more", "hit"} else "left")
+    bare, full, hit = folds["bare"], folds["aigw"], folds["hit"]
+    for step in dict.fromkeys((*MEANINGS, *full, *bare, *hit)):
+        each = bare.get(step, 0.0), full.get(step, 0.0), hit.get(step, 0.0)
+        made.add_row(step, *_shown(*each), MEANINGS.get(step, "of no step"))
     made.add_section()
-    made.add_row("together", f"{sums[0]:.1f}", f"{sums[1]:.1f}", f"{sums[1] - sums[0]:.1f}", "")
+    made.add_row("together", *_shown(*(sum(fold.values()) for fold in (bare, full, hit))), "")
     return made
 
 
-def _by_function(run: Profiled, count: int) -> Table:
-    made = Table(title="aigw by function, the profiler's cost included", title_justify="left")
+def _shown(bare: float, full: float, hit: float) -> tuple[str, ...]:
+    return f"{bare:.1f}", f"{full:.1f}", f"{full - bare:.1f}", f"{hit:.1f}"
+
+
+def _by_function(name: str, run: Profiled, count: int) -> Table:
+    made = Table(title=f"{name} by function, the profiler's cost included", title_justify="left")
     for title in ("function", "step", "calls", "µs"):
         made.add_column(title, justify="right" if title in {"calls", "µs"} else "left")
     for each in sorted(run.spent, key=lambda each: -each.seconds)[:count]:

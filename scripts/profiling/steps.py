@@ -16,7 +16,8 @@ STEPS: Final[Mapping[str, tuple[str, ...]]] = {
     "upstream": ("upstream",),
     "check": ("attempt._check_whole", "answers"),
     "head": ("call.Call.answer_head", "plans.Hop.answer_head", "wire"),
-    "account": ("call",),
+    "account": ("call", "account"),
+    "kept": ("cached", "cache", "sharing"),
     "record": ("call.Call.record", "reporter", "server.ids"),
     "write": (
         "server.exchange.Exchange.respond",
@@ -42,6 +43,7 @@ MEANINGS: Final[Mapping[str, str]] = {
     "check": "usage, finish, error out of the answer",
     "head": "the answer's header lines",
     "account": "times and attempts of the call",
+    "kept": "what the cache has to do with it",
     "record": "what is kept of the request",
     "write": "the answer to the client, ready for the next request",
     "relay": "the bare relay's own lines",

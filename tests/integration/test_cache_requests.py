@@ -23,6 +23,7 @@ from tests.support.fake_engine import (
 )
 from tests.support.gateway import ask, backend, data_of, parse_answer, post, route, snapshot, unchunked
 from tests.support.local_gateway import Answer, LocalGateway, local_gateway, with_state
+from tests.support.wait import eventually
 
 PICTURE = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}]}]
 TOOLS = [{"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}}}}]
@@ -203,7 +204,10 @@ async def test_a_stream_is_kept_up_to_the_same_limit(first: FakeEngine, second: 
     pieces = [HELLO.replace(b"Hi", b"x" * 60_000)] * 40
     first.behaviour = says(stream(*pieces, FINISH, DONE))
     async with local_gateway(wanted) as gateway:
-        answers = [await gateway.ask(body(stream=True)) for _ in range(2)]
+        answers = [await gateway.ask(body(stream=True))]
+        cached = gateway.gateway.cached.cache
+        await eventually(lambda: cached.report().entries == 1, what="the answer being kept")
+        answers.append(await gateway.ask(body(stream=True)))
         plain = await gateway.ask(body())
     assert [word(answer) for answer in (*answers, plain)] == ["miss", "hit", "hit"]
     assert unchunked(answers[0][2]) == answers[1][2]

@@ -46,7 +46,8 @@ class Gateway:
         hot = {path: endpoints[endpoint] for path, endpoint in HOT_PATHS.items()}
         self.cache_desk = CacheDesk(self.live, lambda: self.cached.cache)
         self.app = LateApp(self.live)
-        self.server = Server(Dispatcher(hot, self.app, self.live, ids), self.live.gateway, ids)
+        dispatcher = Dispatcher(hot, self.app, self.live, ids)
+        self.server = Server(dispatcher, self.live.gateway, ids, dispatcher.at_once)
 
     def apply(self, snapshot: Snapshot) -> None:
         """Route, limit and cache by this from now on."""

@@ -1,26 +1,27 @@
 """Requests whose answer may be kept: answered from the cache, or by one upstream call for all who ask the same.
 
-`Cached.terms` says at once, for any request, whether the cache has to do with it. If so, `Cached.answer` looks in the
-cache; then it joins the call that somebody else's equal request has begun, or begins one. Such a call belongs to no
-client: whoever leaves takes nobody along, and what it brings is kept if it may be.
+`Cached.question` says at once, for any request, whether the cache has to do with it. If so, `Cached.hit` looks at what
+this process keeps. `Cached.answer` looks further; then it joins the call that somebody else's equal request has begun,
+or begins one. Such a call belongs to no client: whoever leaves takes nobody along, and what it brings is kept if it
+may be.
 """
 
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from functools import lru_cache
 from importlib import import_module
 from itertools import count
 from time import time
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Final, NamedTuple
 
 from aigw_daemon.gateway.account import Account
 from aigw_daemon.gateway.attempt import Streamed, Whole
 from aigw_daemon.gateway.cache.cache import Cache, Hit, Question
 from aigw_daemon.gateway.cache.entry import Origin
 from aigw_daemon.gateway.cache.flight import Flight, Flights, GoAlone, Rider
-from aigw_daemon.gateway.cache.key import COMMON_SCOPE, Keys
+from aigw_daemon.gateway.cache.key import COMMON_SCOPE, MEMO_BYTES, MEMO_LONGEST_BODY, Keys
 from aigw_daemon.gateway.cache.memory import MemoryTier
 from aigw_daemon.gateway.cache.policy import Terms, is_deterministic, parse_field, terms
 from aigw_daemon.gateway.call import Call
@@ -31,19 +32,28 @@ from aigw_daemon.gateway.failures import out_of_time, unstreamed
 from aigw_daemon.gateway.live import Live
 from aigw_daemon.gateway.plans import Caching, Hop
 from aigw_daemon.gateway.relay import pump
-from aigw_daemon.gateway.requests import THREAD_BYTES, asks, is_special
+from aigw_daemon.gateway.requests import THREAD_BYTES, Facts, asks, is_special
+from aigw_daemon.gateway.server.exchange import Exchange
 from aigw_daemon.gateway.sharing import ClientSink, FlightSink, Landing, Seat, SharedAccount, SharedClock
 from aigw_daemon.gateway.upstream.base import UpstreamError
 from aigw_daemon.gateway.wire import ApiError
 from aigw_daemon.link.messages import CacheView
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
 _API_KEYS = (b"authorization", b"x-api-key")
 _SCOPES_KEPT = 1_024
+_MEMO_OVERHEAD: Final = 1024
+"""What a remembered request takes beside its body, about."""
+_NOT_YET = b""
+"""In the place of a key that takes a while to make."""
 
 _log = logging.getLogger(__name__)
+
+
+class Heard(NamedTuple):
+    """A request that says what another one said before, and its kept answer."""
+
+    facts: Facts
+    hit: Hit
 
 
 @lru_cache(maxsize=1_024)
@@ -60,6 +70,10 @@ class Cached:
         self._view = CacheView()
         self._keys = Keys(os.urandom(32))
         self._scopes: dict[bytes, bytes] = {}
+        self._plans = live.plans
+        """Under which `_heard` was filled."""
+        self._heard: dict[tuple[str, bytes, bytes], tuple[Facts, Question]] = {}
+        self._heard_room = MEMO_BYTES
         self._flights: Flights[Landing] = Flights(self._spawn)
         self._accounts: dict[Flight[Landing], SharedAccount] = {}
         """Of the flights that can be joined."""
@@ -74,6 +88,7 @@ class Cached:
         if view.secret != before.secret:
             self._keys = Keys(bytes.fromhex(view.secret.value) if view.secret is not None else os.urandom(32))
             self._scopes.clear()
+        self._forget()
         if (view.memory, view.max_answer) != (before.memory, before.max_answer):
             self.cache.resize(MemoryTier(view.memory), view.max_answer)
         if (view.redis, view.max_answer) != (before.redis, before.max_answer):
@@ -100,20 +115,56 @@ class Cached:
         if self._tasks:
             await asyncio.wait(self._tasks)
 
-    def terms(self, call: Call) -> Terms | None:
-        """What the cache may do for this request; None when it has nothing to do with it."""
+    def question(self, call: Call) -> Question | None:
+        """What a request asks of the cache; None when that has nothing to do with it. Of a large one without its key.
+
+        Raises ApiError where it says nonsense about the cache.
+        """
         if call.controls.bypass:
             call.mark("bypass")
             return None
         caching = self._caching(call)
         if caching is None:
             return None
-        found = self._asked(call, caching)
-        if found.look_up or found.store:
-            call.caching = caching
-            return found
-        call.mark(found.word)
-        return None
+        wanted, body = self._asked(call, caching), call.body
+        if not (wanted.look_up or wanted.store):
+            call.mark(wanted.word)
+            return None
+        call.caching, scope = caching, self._scope(call)
+        key = _NOT_YET if len(body) > THREAD_BYTES else self._key(call, caching, scope)
+        if key is None:
+            return None
+        return Question(key, caching.space, wanted, call.model, call.stream, call.facts.usage_asked, scope)
+
+    def hit(self, call: Call, question: Question) -> bool:
+        """Answer from what this process keeps; whether it does. Synchronous: a coroutine would be felt by each hit."""
+        hit = self.cache.near(question)
+        if hit is None:
+            return False
+        self._remember(call, question)
+        serve(call, hit)
+        return True
+
+    def heard(self, endpoint: str, exchange: Exchange) -> Heard | None:
+        """A kept answer for the very bytes that were a `hit` before; the look at all that they say is spared."""
+        if exchange.controls is not None or self._plans is not self._live.plans:
+            return None
+        known = self._heard.get((endpoint, _presented(exchange), exchange.body))
+        if known is None or (hit := self.cache.near(known[1])) is None:
+            return None
+        return Heard(known[0], hit)
+
+    def _remember(self, call: Call, question: Question) -> None:
+        if call.controls is not NONE or len(call.body) > MEMO_LONGEST_BODY:
+            return
+        if self._plans is not self._live.plans or self._heard_room < 0:
+            # What the snapshot says of a model may be another thing now.
+            self._forget()
+        self._heard[call.endpoint, _presented(call.exchange), call.body] = (call.facts, question)
+        self._heard_room -= len(call.body) + _MEMO_OVERHEAD
+
+    def _forget(self) -> None:
+        self._plans, self._heard, self._heard_room = self._live.plans, {}, MEMO_BYTES
 
     def _caching(self, call: Account) -> Caching | None:
         """What the cache may do for such requests, under the first configured candidate that is able to answer them."""
@@ -137,14 +188,17 @@ class Cached:
         # Who must answer is the client's choice, and a kept answer may be another one's.
         return Terms(look_up=False, store=False, ttl=0.0, max_age=None, word="bypass")
 
-    async def answer(self, call: Call, wanted: Terms) -> bool:
-        """Answer the request; False where it must be asked for itself after all."""
-        question = await self._question(call, wanted)
-        if question is None:
-            return False
+    async def answer(self, call: Call, question: Question) -> bool:
+        """Answer a request that is no `hit`; False where it must be asked for itself after all."""
+        wanted = question.terms
+        if question.key == _NOT_YET:
+            key = await asyncio.to_thread(self._key, call, call.caching, question.scope)
+            if key is None:
+                return False
+            question.key = key
         hit = self.cache.near(question) or await self.cache.far(question)
         if hit is not None:
-            _serve(call, hit)
+            serve(call, hit)
             return True
         call.mark(wanted.word, question.key)
         if wanted.store:
@@ -157,25 +211,17 @@ class Cached:
         self.cache.missed(question)
         return False
 
-    async def _question(self, call: Call, wanted: Terms) -> Question | None:
-        caching, body = call.caching, call.body
-        if caching is None:
+    def _key(self, call: Call, caching: Caching | None, scope: bytes) -> bytes | None:
+        """The request's key, None where it has none: then it is not cached. Takes as long as its body is large."""
+        if caching is None or (
+            caching.deterministic and not is_deterministic(call.endpoint, call.body, caching.space.params)
+        ):
             return None
-        scope, space = self._scope(call), caching.space
-        if caching.deterministic and not await _aside(body, is_deterministic, call.endpoint, body, space.params):
-            return None
-        # Not by `_aside`: a hit would notice a coroutine more.
-        if len(body) <= THREAD_BYTES:
-            key = self._keys.key(space, scope, body)
-        else:
-            key = await asyncio.to_thread(self._keys.key, space, scope, body)
-        if key is None:
-            return None
-        return Question(key, space, wanted, call.model, call.stream, call.facts.usage_asked, scope)
+        return self._keys.key(caching.space, scope, call.body)
 
     def _scope(self, call: Call) -> bytes:
         """Whose answers these are: of whoever presents this API key, needed or not; of all who present none."""
-        presented = b"\n".join(value for name, value in call.exchange.headers if name in _API_KEYS)
+        presented = _presented(call.exchange)
         if not presented:
             return COMMON_SCOPE
         if (scope := self._scopes.get(presented)) is None:
@@ -284,7 +330,9 @@ class Cached:
         equal = hop.space.tag == question.space.tag or _is_drawn(account, hop)
         if equal or self._view.fallback_answers:
             return question.key
-        return await _aside(account.body, self._keys.key, hop.space, question.scope, account.body)
+        if len(account.body) <= THREAD_BYTES:
+            return self._keys.key(hop.space, question.scope, account.body)
+        return await asyncio.to_thread(self._keys.key, hop.space, question.scope, account.body)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         # Not in a TaskGroup: these come and go with requests, and end with the worker.
@@ -292,6 +340,12 @@ class Cached:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _presented(exchange: Exchange) -> bytes:
+    """The API key, in whichever header."""
+    values = [value for name, value in exchange.headers if name in _API_KEYS]
+    return b"\n".join(values) if values else b""
 
 
 def _flight(question: Question) -> bytes:
@@ -305,13 +359,6 @@ def _is_drawn(account: Account, hop: Hop) -> bool:
     if decision is None or decision.balance == "order" or candidate.fallback:
         return False
     return any((one.backend, one.model) == (candidate.backend, candidate.model) for one in decision.candidates)
-
-
-async def _aside(body: bytes, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Work that takes as long as this body is large."""
-    if len(body) <= THREAD_BYTES:
-        return work(*args, **kwargs)
-    return await asyncio.to_thread(work, *args, **kwargs)
 
 
 async def _pass_on(call: Call, landing: Landing, rider: Rider[Landing], account: SharedAccount) -> None:
@@ -334,7 +381,8 @@ async def _pass_on(call: Call, landing: Landing, rider: Rider[Landing], account:
     exchange.finish()
 
 
-def _serve(call: Call, hit: Hit) -> None:
+def serve(call: Call, hit: Hit) -> None:
+    """Answer with what was kept."""
     origin = hit.entry.origin
     call.answered_by(origin.backend, origin.model)
     call.usage = hit.entry.usage

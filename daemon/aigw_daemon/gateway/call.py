@@ -19,6 +19,9 @@ STREAM_TYPE = b"text/event-stream"
 _STREAM_LINES = b"x-accel-buffering: no\r\n"
 """Else a proxy in front holds events back."""
 _OK = status_line(200)
+_KEPT_HEAD = (
+    b"%bcontent-type: %b\r\n%b%bage: %d\r\n%bx-aigw-attempts: 0\r\nx-aigw-request-id: %b\r\nx-aigw-overhead-ms: %b\r\n"
+)
 _CACHE_LINES: Final[Mapping[Word, bytes]] = {word: f"x-aigw-cache: {word}\r\n".encode() for word in get_args(Word)}
 _MILLISECONDS = tuple(b"%.2f" % (hundredths / 100) for hundredths in range(1_000))
 """Formatted in advance: the usual overheads, in hundredths of a millisecond."""
@@ -75,24 +78,17 @@ class Call(Account):
         """Status line and header lines of a 200; with this the overhead is settled."""
         self.status = 200
         self._overhead = overhead = perf_counter() - self._began - self._waited
-        hundredths = int(overhead * 1e5)
-        shown = _MILLISECONDS[hundredths] if 0 <= hundredths < len(_MILLISECONDS) else b"%.2f" % (overhead * 1e3)
         head = hop.answer_head(content_type, self.attempts)
-        lines = (head, self._cache_lines, self.id, shown)
+        lines = (head, self._cache_lines, self.id, _shown(overhead))
         return b"%b%bx-aigw-request-id: %b\r\nx-aigw-overhead-ms: %b\r\n" % lines
 
     def kept_head(self, content_type: str, lines: bytes, age: int) -> bytes:
         """The same for an answer from the cache; ``lines`` say whose it was. ``age`` is in seconds."""
-        head = b"%bcontent-type: %b\r\n%b%bage: %d\r\n" % (_OK, content_type.encode(), NO_STORE, lines, age)
-        if self.stream:
-            head += _STREAM_LINES
         self.status = 200
-        self._overhead = overhead = self.elapsed
-        return b"%bx-aigw-attempts: 0\r\nx-aigw-request-id: %b\r\nx-aigw-overhead-ms: %.2f\r\n" % (
-            head,
-            self.id,
-            overhead * 1e3,
-        )
+        self._overhead = overhead = perf_counter() - self._began
+        more = _STREAM_LINES if self.stream else b""
+        values = (_OK, content_type.encode(), NO_STORE, lines, age, more, self.id, _shown(overhead))
+        return _KEPT_HEAD % values
 
     def mark(self, word: Word, key: bytes | None = None) -> None:
         """What the cache has to do with it, and under which key."""
@@ -166,6 +162,11 @@ class Call(Account):
             client=self.exchange.client,
             cache=self.cache,
         )
+
+
+def _shown(seconds: float) -> bytes:
+    hundredths = int(seconds * 1e5)
+    return _MILLISECONDS[hundredths] if 0 <= hundredths < len(_MILLISECONDS) else b"%.2f" % (seconds * 1e3)
 
 
 def _named(hop: Hop) -> tuple[str, str]:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from aigw_daemon.gateway.attempt import Streamed, Whole, attempt
-from aigw_daemon.gateway.cached import Cached
+from aigw_daemon.gateway.cached import Cached, serve
 from aigw_daemon.gateway.call import CLIENT_LEFT_STATUS, Call
 from aigw_daemon.gateway.chain import Chain
 from aigw_daemon.gateway.controls import read_controls
@@ -41,14 +41,26 @@ class Completions:
         self._reporter = desk.reporter
         self._request_id = desk.request_id
 
+    def at_once(self, exchange: Exchange) -> bool:
+        """Answer from the cache what has been answered from it before; whether that can be done again."""
+        heard = self._cached.heard(self._endpoint, exchange)
+        if heard is None:
+            return False
+        call = Call(self._request_id(), self._endpoint, exchange.body, exchange)
+        self._begin(call, heard.facts)
+        serve(call, heard.hit)
+        self._reporter.finish(call)
+        return True
+
     async def __call__(self, exchange: Exchange) -> None:
         """Answer, and leave a record of it on every path."""
         call, chain = Call(self._request_id(), self._endpoint, exchange.body, exchange), self._chain
         try:
             body = call.body
             self._begin(call, parse_facts(body) if len(body) <= THREAD_BYTES else await read_facts(body))
-            wanted = self._cached.terms(call)
-            if wanted is not None and await self._cached.answer(call, wanted):
+            cached = self._cached
+            question = cached.question(call)
+            if question is not None and (cached.hit(call, question) or await cached.answer(call, question)):
                 return
             if (hop := chain.usual(call)) is None:
                 answer = await chain.walk(call)

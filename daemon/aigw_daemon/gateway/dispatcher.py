@@ -5,6 +5,7 @@ look at the path alone (rule S1), and every path passes the same guard for Host 
 """
 
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Protocol
 
 from starlette.types import ASGIApp
 
@@ -14,7 +15,18 @@ from aigw_daemon.gateway.server.asgi import run_asgi
 from aigw_daemon.gateway.server.exchange import Exchange
 from aigw_daemon.gateway.wire import ApiError, header, status_line
 
-Handler = Callable[[Exchange], Awaitable[None]]
+
+class HotRoute(Protocol):
+    """Answers the POST of a path."""
+
+    def __call__(self, exchange: Exchange) -> Awaitable[None]:
+        """Answer."""
+        ...
+
+    def at_once(self, exchange: Exchange) -> bool:
+        """Answer if that needs no waiting for anything; whether it was done."""
+        ...
+
 
 _TAKEN = frozenset({"POST", "OPTIONS"})
 
@@ -27,7 +39,7 @@ _EXPOSED = b"vary: origin\r\naccess-control-expose-headers: %b\r\n" % ", ".join(
 class Dispatcher:
     """What the server serves. ``hot`` maps a path to the handler of its POST."""
 
-    def __init__(self, hot: Mapping[str, Handler], app: ASGIApp, live: Live, request_id: Callable[[], bytes]) -> None:
+    def __init__(self, hot: Mapping[str, HotRoute], app: ASGIApp, live: Live, request_id: Callable[[], bytes]) -> None:
         self._hot = hot
         self._app = app
         self._live = live
@@ -45,6 +57,11 @@ class Dispatcher:
         if exchange.method not in _TAKEN and exchange.path in self._hot:
             return ApiError(405, f"{exchange.path} takes POST, not {exchange.method}", allow="POST, OPTIONS")
         return None
+
+    def at_once(self, exchange: Exchange) -> bool:
+        """Answer if that needs no waiting for anything; whether it was done."""
+        route = self._hot.get(exchange.path)
+        return route is not None and exchange.method == "POST" and route.at_once(exchange)
 
     def __call__(self, exchange: Exchange) -> Awaitable[None]:
         """Answer on the route of the exchange. No coroutine of its own: it would be one more for every request."""

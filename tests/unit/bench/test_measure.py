@@ -15,7 +15,7 @@ from scripts.bench.figures import Figures
 from scripts.bench.machine import BenchError, memory_mb
 from scripts.bench.proxies import ALL
 from scripts.bench.proxy import SLOW_SECONDS, Direct
-from scripts.bench.run import _before
+from scripts.bench.run import before
 from scripts.bench.upstreams import StreamUpstream
 
 WRK = """Running 4s test @ http://127.0.0.1:1/v1/chat/completions
@@ -63,7 +63,7 @@ def test_a_proxy_that_does_not_start_is_left_out_with_its_reason(tmp_path: Path)
             raise BenchError("it can't be installed: cannot reach the package index")
 
     results = {"direct": Figures(), "absent": Figures()}
-    with _before(Direct(tmp_path, 0), [Absent(tmp_path, 0), Direct(tmp_path, 0)], results) as running:
+    with before(Direct(tmp_path, 0), [Absent(tmp_path, 0), Direct(tmp_path, 0)], results) as running:
         assert [proxy.name for proxy in running] == ["direct"]
     assert results["absent"].failed == "it can't be installed: cannot reach the package index"
 

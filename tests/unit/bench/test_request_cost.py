@@ -5,7 +5,7 @@ from cProfile import Profile
 
 import pytest
 
-from scripts.profiling.in_process import CONNECTIONS, Contestant, aigw, bare_relay, measure
+from scripts.profiling.in_process import AIGW, BARE_RELAY, CONNECTIONS, HIT, Contestant, measure
 from scripts.profiling.request_cost import _profiled
 from scripts.profiling.steps import _PREFIXES, MEANINGS, STEPS, Profiled, Spent, folded, step_of
 
@@ -52,7 +52,12 @@ def test_time_that_somebody_else_had_the_core_is_nobodys_step() -> None:
     assert (steps["guard"], steps["loop"]) == pytest.approx((2.0, 3.0))
 
 
-@pytest.mark.parametrize("contestant", [bare_relay, aigw])
+async def test_a_hit_is_an_answer_from_the_cache() -> None:
+    assert b"x-aigw-cache: hit" in (await measure(HIT, 4 * CONNECTIONS)).last_answer
+    assert b"x-aigw-cache: bypass" in (await measure(AIGW, 4 * CONNECTIONS)).last_answer
+
+
+@pytest.mark.parametrize("contestant", [BARE_RELAY, AIGW, HIT])
 async def test_requests_without_sockets_are_answered_like_any_other(contestant: Contestant) -> None:
     cost = await measure(contestant, 4 * CONNECTIONS)
     assert cost.last_answer.startswith(b"HTTP/1.1 200 OK\r\n")
@@ -62,14 +67,13 @@ async def test_requests_without_sockets_are_answered_like_any_other(contestant: 
 
 async def test_the_profiler_sees_the_requests_only() -> None:
     profile = Profile(builtins=False)
-    await measure(aigw, CONNECTIONS, profile)
+    await measure(AIGW, CONNECTIONS, profile)
     names = {entry.code.co_qualname for entry in profile.getstats() if not isinstance(entry.code, str)}
     assert "parse_facts" in names
     assert "RoutingTable.__init__" not in names
 
 
 def test_every_function_of_the_gateway_on_the_way_has_a_step() -> None:
-    run = _profiled(aigw, 2 * CONNECTIONS)
-    found = {step_of(each.name) for each in run.spent}
+    found = {step_of(each.name) for who in (AIGW, HIT) for each in _profiled(who, 2 * CONNECTIONS).spent}
     assert found <= set(MEANINGS)
     assert {"read", "facts", "upstream", "check", "head", "record", "write"} <= found

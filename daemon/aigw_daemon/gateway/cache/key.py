@@ -30,6 +30,8 @@ OWN_FIELD: Final = "cache"
 UNDECIDING: Final = frozenset({"stream", "stream_options", "user", "metadata", "litellm_metadata"})
 """Fields that don't change an answer; the profile may count some of them all the same (``split_by``)."""
 MEMO_BYTES: Final = 4 * 1024 * 1024
+MEMO_OVERHEAD: Final = 512
+"""What a key in the memo takes beside the body, about."""
 MEMO_LONGEST_BODY: Final = 16 * 1024
 
 _USAGE: Final = "include_usage"
@@ -161,9 +163,9 @@ class Keys:
             memo.move_to_end(asked)
         elif (key := self._make(space, scope, body)) is not None:
             memo[asked] = key
-            self._room -= len(body)
+            self._room -= len(body) + MEMO_OVERHEAD
             while self._room < 0:
-                self._room += len(memo.popitem(last=False)[0][2])
+                self._room += len(memo.popitem(last=False)[0][2]) + MEMO_OVERHEAD
         return key
 
     def _make(self, space: KeySpace, scope: bytes, body: bytes) -> bytes | None:
