@@ -16,7 +16,7 @@ from aigw_daemon.gateway.cache.entry import Entry
 from aigw_daemon.gateway.cache.key import KeySpace, stored_name, stored_under
 from aigw_daemon.gateway.cache.memory import MemoryTier
 from aigw_daemon.gateway.cache.pace import Pace
-from aigw_daemon.gateway.cache.policy import RoutePolicy
+from aigw_daemon.gateway.cache.policy import usual_terms
 from aigw_daemon.gateway.cache.redis_link import OPERATION_SECONDS, Gone, Link
 from aigw_daemon.gateway.cache.redis_tier import RedisTier
 from aigw_daemon.gateway.cache.redis_upkeep import RedisUpkeep
@@ -315,7 +315,7 @@ async def test_a_connection_that_is_cancelled_in_the_middle_is_dropped(redis: Re
 
 
 async def test_the_cache_answers_from_redis_what_another_process_kept(redis: RedisServer) -> None:
-    question = Question(key(1), SPACE, RoutePolicy().usual, "llama")
+    question = Question(key(1), SPACE, usual_terms(3600.0), "llama")
     async with running(redis.url) as tier:
         await both_up(tier)
         first = Cache(MemoryTier(), tier)
@@ -339,7 +339,7 @@ async def test_an_answer_whose_time_is_over_by_this_clock_is_not_taken_from_redi
         await stored(tier, whole_answer(key=key(1), created=time.time() - 7200))
 
         cache = Cache(MemoryTier(), tier)
-        assert await cache.far(Question(key(1), SPACE, RoutePolicy().usual, "llama")) is None
+        assert await cache.far(Question(key(1), SPACE, usual_terms(3600.0), "llama")) is None
 
 
 async def test_the_operator_counts_finds_and_clears_what_is_in_redis(redis: RedisServer) -> None:

@@ -22,8 +22,6 @@ class Look:
     plain: bool
 
 
-PLAIN = Look(width=PLAIN_WIDTH, plain=True)
-
 _STYLES: dict[str, tuple[str, str]] = {
     State.READY: ("●", "green"),
     State.DEGRADED: ("●", "yellow"),

@@ -41,7 +41,6 @@ class Failure(StrEnum):
     TRUNCATED = "answer cut short"
     BAD_ANSWER = "no valid answer"
     TIMEOUT = "no answer in time"
-    HANG = "hung"
     SERVER_ERROR = "answered 5xx"
 
 

@@ -8,7 +8,7 @@ import msgspec
 from aigw_daemon.gateway.admission import Lane
 from aigw_daemon.gateway.breaker import Breaker
 from aigw_daemon.gateway.cache.key import KeySpace
-from aigw_daemon.gateway.cache.policy import Terms
+from aigw_daemon.gateway.cache.policy import Terms, usual_terms
 from aigw_daemon.gateway.routing import Candidate, Decision, Readiness, RoutingTable
 from aigw_daemon.gateway.standing import Standings
 from aigw_daemon.gateway.upstream.base import Address, request_head
@@ -104,9 +104,8 @@ def _caching(table: RoutingTable, decision: Decision, cache: CacheView) -> Cachi
     if mode == "off" or not decision.candidates:
         return None
     ttl = decision.cache_ttl if decision.cache_ttl is not None else cache.ttl
-    usual = Terms(look_up=True, store=ttl > 0, ttl=ttl, max_age=None, word="miss")
     first = next((candidate for candidate in decision.candidates if candidate.fit), decision.candidates[0])
-    return Caching(usual, mode == "deterministic", _space(table, decision, first, cache))
+    return Caching(usual_terms(ttl), mode == "deterministic", _space(table, decision, first, cache))
 
 
 def _space(table: RoutingTable, decision: Decision, candidate: Candidate, cache: CacheView) -> KeySpace:

@@ -38,7 +38,7 @@ def test_five_failures_in_a_row_open_it_and_a_success_between_them_starts_anew()
     for _ in range(4):
         breaker.failed(permit, Failure.TIMEOUT, 0)
     breaker.succeeded(permit, 0)
-    for failure in (Failure.RESET, Failure.TRUNCATED, Failure.HANG, Failure.SERVER_ERROR):
+    for failure in (Failure.RESET, Failure.TRUNCATED, Failure.TIMEOUT, Failure.SERVER_ERROR):
         breaker.failed(permit, failure, 0)
     assert (breaker.closed, breaker.state) == (True, Circuit.CLOSED)
     breaker.failed(permit, Failure.BAD_ANSWER, 0)

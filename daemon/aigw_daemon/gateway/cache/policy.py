@@ -34,24 +34,9 @@ class Terms(msgspec.Struct, frozen=True):
     """For ``x-aigw-cache`` where the engine answers: bypass where the request didn't want a kept answer."""
 
 
-OFF: Final = Terms(look_up=False, store=False, ttl=0.0, max_age=None, word="off")
-
-
-class RoutePolicy(msgspec.Struct, frozen=True):
-    """What a route allows. ``deterministic`` keeps only answers that would come out the same again."""
-
-    mode: Literal["on", "deterministic", "off"] = "on"
-    ttl: float = 3600.0
-    """Seconds that an answer is kept."""
-    split_by: tuple[str, ...] = ()
-    """Fields of a request that count although they don't change an answer, such as user."""
-
-    @property
-    def usual(self) -> Terms:
-        """For a request that asks for nothing special: to be made once for a route, not for each request."""
-        if self.mode == "off":
-            return OFF
-        return Terms(look_up=True, store=self.ttl > 0, ttl=self.ttl, max_age=None, word="miss")
+def usual_terms(ttl: float) -> Terms:
+    """For a request that asks for nothing special: to be made once for a route, not for each request. ``ttl`` in seconds."""
+    return Terms(look_up=True, store=ttl > 0, ttl=ttl, max_age=None, word="miss")
 
 
 class CacheField(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -98,8 +83,6 @@ def terms(
     """
     if bypass is not None:
         check_header(bypass)
-    if not (usual.look_up or usual.store):
-        return usual
     asked = directives(cache_control) if cache_control is not None else {}
     field = field or CacheField()
     ages = [age for age in (_seconds(asked.get("max-age")), field.s_maxage) if age is not None]

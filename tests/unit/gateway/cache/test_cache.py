@@ -10,14 +10,14 @@ from aigw_daemon.gateway.cache.cache import Cache, Hit, Question
 from aigw_daemon.gateway.cache.events import DONE_EVENT
 from aigw_daemon.gateway.cache.key import KeySpace
 from aigw_daemon.gateway.cache.memory import MemoryTier
-from aigw_daemon.gateway.cache.policy import RoutePolicy, Terms
+from aigw_daemon.gateway.cache.policy import Terms, usual_terms
 from aigw_daemon.gateway.cache.statistics import ModelStatistics
 from aigw_daemon.link.messages import CHAT
 from tests.support.cached import KEY, USAGE_EVENT, origin, stream, whole
 from tests.support.fake_clock import FakeClock
 
 SPACE = KeySpace(CHAT, "ollama", "llama3.1:8b")
-USUAL = RoutePolicy().usual
+USUAL = usual_terms(3600.0)
 
 
 @pytest.fixture

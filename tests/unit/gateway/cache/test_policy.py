@@ -5,19 +5,18 @@ from typing import Any
 import pytest
 
 from aigw_daemon.gateway.cache.policy import (
-    OFF,
     CacheField,
-    RoutePolicy,
     Terms,
     directives,
     is_deterministic,
     parse_field,
     terms,
+    usual_terms,
 )
 from aigw_daemon.gateway.wire import ApiError
 from aigw_daemon.link.messages import CHAT, COMPLETIONS, EMBEDDINGS, RERANK, ParamsView
 
-USUAL = RoutePolicy(ttl=60.0).usual
+USUAL = usual_terms(60.0)
 MISS = Terms(look_up=True, store=True, ttl=60.0, max_age=None, word="miss")
 
 
@@ -33,10 +32,9 @@ def changed(**fields: Any) -> Terms:
 FRESH = changed(look_up=False, word="bypass")
 
 
-def test_a_route_caches_unless_it_says_otherwise() -> None:
-    assert RoutePolicy().usual == changed(ttl=3600.0)
-    assert RoutePolicy(mode="off").usual == OFF
-    assert RoutePolicy(ttl=0.0).usual == changed(ttl=0.0, store=False)
+def test_a_route_without_time_to_keep_answers_keeps_none() -> None:
+    assert usual_terms(3600.0) == changed(ttl=3600.0)
+    assert usual_terms(0.0) == changed(ttl=0.0, store=False)
 
 
 def test_nothing_asked_is_the_routes_own() -> None:
@@ -128,10 +126,6 @@ def test_of_two_wishes_the_strictest_holds() -> None:
 
     assert asked("max-age=5", field=field) == changed(store=False, max_age=5.0)
     assert asked("max-age=99, no-cache", field=field) == changed(look_up=False, store=False, max_age=9.0, word="bypass")
-
-
-def test_no_wish_turns_a_cache_on_that_the_route_turned_off() -> None:
-    assert terms(OFF, cache_control="max-age=5", field=CacheField(ttl=9.0)) == OFF
 
 
 @pytest.mark.parametrize(
