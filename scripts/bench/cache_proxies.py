@@ -22,7 +22,7 @@ REQUEST: dict[str, Any] = {
     "model": MODEL,
     "messages": [{"role": "user", "content": "Tell me about the quick brown fox, please."}],
 }
-"""What `post_cached.lua` sends."""
+"""What `post.lua` sends."""
 _MISSES: Final = 0.01
 """Part of the answers that may be none: one look that Redis was too slow for, and it is left out for half a second."""
 
@@ -60,13 +60,9 @@ class AigwInProcess(Aigw):
     """aigw as it comes: answers are kept in the gateway's process."""
 
     name = "aigw, in process"
-    script = "post_cached.lua"
     in_process = True
     _hits = 0
     _misses = 0
-
-    def profile(self, upstream_port: int) -> str:
-        return super().profile(upstream_port) + f"cache: {self.cache()}\n"
 
     def cache(self) -> str:
         """The profile's section."""
@@ -129,7 +125,6 @@ class LiteLlmRedis(LiteLlm):
     """LiteLLM with its Redis cache."""
 
     name = "litellm, Redis"
-    script = "post_cached.lua"
 
     def __init__(self, folder: Path, core: int, redis: Redis) -> None:
         super().__init__(folder, core)

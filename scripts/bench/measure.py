@@ -111,7 +111,7 @@ def _wrk(proxy: Proxy, core: int, seconds: int, connections: int) -> str:
         "60s",
         "--latency",
         "-s",
-        str(HERE / proxy.script),
+        str(HERE / "post.lua"),
     ]
     headers = [part for name, value in proxy.headers.items() for part in ("-H", f"{name}: {value}")]
     done = subprocess.run(pinned(core, "wrk", *options, *headers, url), capture_output=True, text=True, check=True)

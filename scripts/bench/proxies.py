@@ -131,7 +131,12 @@ class Aigw(Proxy):
             "gateway: {port: 0}\n"
             f"backends: {{upstream: {{engine: openai, url: 'http://127.0.0.1:{upstream_port}/v1'}}}}\n"
             f"routes: {{{MODEL}: {{targets: [upstream]}}}}\n"
+            f"cache: {self.cache()}\n"
         )
+
+    def cache(self) -> str:
+        """The profile's section: no answer is kept, so each request is relayed."""
+        return "{mode: off}"
 
     def stop(self) -> None:
         # An `up` that failed may have left a daemon, too.

@@ -29,9 +29,6 @@ class Proxy(ABC):
     slow = False
     """Takes milliseconds of CPU time for each request, and minutes to start where the core is shared."""
 
-    script = "post.lua"
-    """What wrk sends."""
-
     def __init__(self, folder: Path, core: int) -> None:
         self.folder = folder
         self.core = core

@@ -24,7 +24,7 @@ def _request(port: int, events: int, headers: Iterable[str]) -> bytes:
     own = "".join(f"{header}\r\n" for header in headers).encode()
     return (
         b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1:%d\r\ncontent-type: application/json\r\n"
-        b"x-aigw-cache: bypass\r\n%bcontent-length: %d\r\n\r\n%b" % (port, own, len(body), body)
+        b"%bcontent-length: %d\r\n\r\n%b" % (port, own, len(body), body)
     )
 
 

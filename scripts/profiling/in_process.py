@@ -7,8 +7,11 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from cProfile import Profile
+from functools import partial
 from time import perf_counter, process_time
 from typing import Any, NamedTuple
+
+import msgspec
 
 from aigw_daemon.gateway.assembly import Gateway
 from aigw_daemon.gateway.server.connection import Connection as ClientConnection
@@ -16,7 +19,7 @@ from aigw_daemon.gateway.server.server import Server
 from aigw_daemon.gateway.upstream.base import Address
 from aigw_daemon.gateway.upstream.connection import Connection as UpstreamConnection
 from aigw_daemon.gateway.upstream.pool import PooledClient
-from aigw_daemon.link.messages import BackendView, GatewayView, ModelView, RouteView, Snapshot, TargetView
+from aigw_daemon.link.messages import BackendView, CacheView, GatewayView, ModelView, RouteView, Snapshot, TargetView
 from aigw_daemon.words import EngineKind, State
 from scripts.bench.answers import ANSWER, MODEL
 from scripts.bench.bare_server import BareRelay
@@ -46,14 +49,12 @@ _BODY = (
 )
 _REQUEST = (
     b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1:4000\r\ncontent-type: application/json\r\n"
-    b"x-aigw-cache: bypass\r\ncontent-length: %d\r\n\r\n%b" % (len(_BODY), _BODY)
+    b"content-length: %d\r\n\r\n%b" % (len(_BODY), _BODY)
 )
 _ANSWER = (
     b"HTTP/1.1 200 OK\r\nserver: nginx\r\ndate: Sun, 22 Nov 2026 23:00:00 GMT\r\ncontent-type: application/json\r\n"
     b"connection: keep-alive\r\ncontent-length: %d\r\n\r\n%b" % (len(ANSWER), ANSWER.encode())
 )
-
-_KEPT_REQUEST = _REQUEST.replace(b"x-aigw-cache: bypass\r\n", b"")
 
 
 class Contestant(NamedTuple):
@@ -61,7 +62,6 @@ class Contestant(NamedTuple):
 
     serving: Callable[[PooledClient], AbstractAsyncContextManager[Server]]
     """Makes the server, on this upstream client."""
-    request: bytes
 
 
 class Cost(NamedTuple):
@@ -108,9 +108,8 @@ class InProcessClient(PooledClient):
 class Load:
     """Clients that each send their next request when they have the answer to the last."""
 
-    def __init__(self, server: Server, request: bytes, requests: int) -> None:
+    def __init__(self, server: Server, requests: int) -> None:
         self._server = server
-        self._request = request
         self._loop = asyncio.get_running_loop()
         self._left = requests
         self._ended = self._loop.create_future()
@@ -118,7 +117,7 @@ class Load:
     async def run(self) -> bytes:
         """Sends all requests; the last answer."""
         for connection in [self._connection() for _ in range(CONNECTIONS)]:
-            connection.data_received(self._request)
+            connection.data_received(_REQUEST)
         last: bytes = await self._ended
         return last
 
@@ -128,7 +127,7 @@ class Load:
         def take(answer: bytes) -> None:
             self._left -= 1
             if self._left >= CONNECTIONS:
-                self._loop.call_soon(connection.data_received, self._request)
+                self._loop.call_soon(connection.data_received, _REQUEST)
             elif self._left == 0:
                 self._ended.set_result(answer)
 
@@ -143,10 +142,10 @@ async def _bare_relay(client: PooledClient) -> AsyncIterator[Server]:
 
 
 @asynccontextmanager
-async def _aigw(client: PooledClient) -> AsyncIterator[Server]:
+async def _aigw(cache: CacheView, client: PooledClient) -> AsyncIterator[Server]:
     """The gateway as its worker builds it, with one ready backend. Its records go nowhere."""
     gateway = Gateway(client, lambda _message: None)
-    gateway.live.replace(_SNAPSHOT)
+    gateway.apply(msgspec.structs.replace(_SNAPSHOT, cache=cache))
     with suppress(asyncio.CancelledError):
         async with asyncio.TaskGroup() as tasks:
             reporter = tasks.create_task(gateway.reporter.run(), name="reporter")
@@ -154,9 +153,10 @@ async def _aigw(client: PooledClient) -> AsyncIterator[Server]:
             reporter.cancel()
 
 
-BARE_RELAY = Contestant(_bare_relay, _REQUEST)
-AIGW = Contestant(_aigw, _REQUEST)
-HIT = Contestant(_aigw, _KEPT_REQUEST)
+BARE_RELAY = Contestant(_bare_relay)
+AIGW = Contestant(partial(_aigw, CacheView(mode="off")))
+"""aigw that relays each request."""
+HIT = Contestant(partial(_aigw, CacheView()))
 """aigw with the answer in its cache."""
 
 
@@ -165,11 +165,11 @@ async def measure(contestant: Contestant, requests: int, profile: Profile | None
     async with contestant.serving(InProcessClient()) as server:
         # Everything that is made once has been made when the clock starts: an answer is kept by the second round.
         for _ in range(2):
-            await Load(server, contestant.request, CONNECTIONS).run()
+            await Load(server, CONNECTIONS).run()
         if profile is not None:
             profile.enable()
         began, cpu_before = perf_counter(), process_time()
-        last = await Load(server, contestant.request, requests).run()
+        last = await Load(server, requests).run()
         cpu, elapsed = process_time() - cpu_before, perf_counter() - began
         if profile is not None:
             profile.disable()
