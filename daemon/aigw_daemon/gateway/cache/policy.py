@@ -35,7 +35,7 @@ class Terms(msgspec.Struct, frozen=True):
 
 
 def usual_terms(ttl: float) -> Terms:
-    """For a request that asks for nothing special: to be made once for a route, not for each request. ``ttl`` in seconds."""
+    """For a request that asks for nothing special: made once for a route, not for each request. ``ttl`` in seconds."""
     return Terms(look_up=True, store=ttl > 0, ttl=ttl, max_age=None, word="miss")
 
 
