@@ -110,7 +110,7 @@ async def test_garbage_on_either_socket_harms_nobody(living: Living, garbage: by
 
 
 async def test_a_half_sent_hello_with_descriptors_leaves_none_behind(living: Living) -> None:
-    before = descriptors(living)
+    before = await descriptors_at_rest(living)
     with socket.socket(socket.AF_UNIX) as caller, socket.create_server(("127.0.0.1", 0)) as listener:
         caller.connect(str(living.home.link_socket))
         socket.send_fds(caller, [struct.pack(">I", 40) + b"half"], [listener.fileno()] * 3)
@@ -119,7 +119,7 @@ async def test_a_half_sent_hello_with_descriptors_leaves_none_behind(living: Liv
 
 
 async def test_a_stranger_on_the_link_is_turned_away_with_its_descriptors(living: Living) -> None:
-    before = descriptors(living)
+    before = await descriptors_at_rest(living)
     said = encode(Tail(on=True))
     with socket.socket(socket.AF_UNIX) as caller, socket.create_server(("127.0.0.1", 0)) as listener:
         caller.connect(str(living.home.link_socket))
@@ -160,3 +160,15 @@ def descriptors(living: Living) -> int:
     """How many files and sockets the daemon has open."""
     assert living.daemon is not None
     return psutil.Process(living.daemon.pid).num_fds()
+
+
+async def descriptors_at_rest(living: Living) -> int:
+    """The same, once the test before has been cleaned up after: the number has to stay for a while."""
+    seen = [0] * 5
+
+    def rests() -> bool:
+        seen.append(descriptors(living))
+        return len(set(seen[-5:])) == 1
+
+    await eventually(rests, what="a number of descriptors that stays")
+    return seen[-1]

@@ -105,7 +105,10 @@ async def test_idle_streams_stay_open_until_they_are_let_go(tmp_path: Path) -> N
 
 
 def test_memory_is_taken_of_all_processes_together() -> None:
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+    pipe, waits = subprocess.PIPE, "print('ready', flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", waits], stdin=pipe, stdout=pipe) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
         alone = memory_mb([other.pid])
         twice = memory_mb([other.pid, other.pid])
         other.communicate(b"\n")
