@@ -147,7 +147,7 @@ class Cached:
 
     def heard(self, endpoint: str, exchange: Exchange) -> Heard | None:
         """A kept answer for the very bytes that were a `hit` before; the look at all that they say is spared."""
-        if exchange.controls is not None or self._plans is not self._live.plans:
+        if not self._heard or exchange.controls is not None or self._plans is not self._live.plans:
             return None
         known = self._heard.get((endpoint, _presented(exchange), exchange.body))
         if known is None or (hit := self.cache.near(known[1])) is None:
