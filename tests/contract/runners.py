@@ -22,7 +22,7 @@ from aigw_daemon.models.resolve import resolve
 from aigw_daemon.profile.backends import BackendSection
 from aigw_daemon.profile.load import parse
 from aigw_daemon.supervisor.engines.base import Engine, Launch, LaunchContext
-from aigw_daemon.supervisor.engines.registry import engine
+from aigw_daemon.supervisor.engines.registry import ENGINES
 from tests.support.aigw import free_port
 from tests.support.engines import llama_server, smollm2
 
@@ -68,7 +68,7 @@ def command(runner: Runner, folder: Path, *, model: Path | None = None, port: in
     # JSON is YAML.
     profile = parse(json.dumps({"version": 1, "backends": {"b": declared}}), str(folder / "contract.yaml"))
     section = profile.backends["b"]
-    kind = engine(section.engine, "b")
+    kind = ENGINES[section.engine]
     port = port or free_port()
     home = Home.from_environment({"AIGW_HOME": str(folder / "home")})
     launch = kind.launch(LaunchContext("b", section, profile, home, port, Secret(KEY), dict(os.environ), resolve))

@@ -8,7 +8,7 @@ from aigw_daemon.home import Home
 from aigw_daemon.link.messages import Secret
 from aigw_daemon.models.resolve import resolve
 from aigw_daemon.supervisor.engines.base import Launch, LaunchContext
-from aigw_daemon.supervisor.engines.registry import engine
+from aigw_daemon.supervisor.engines.registry import ENGINES
 from aigw_daemon.supervisor.failures import Failure, classify
 from aigw_daemon.supervisor.gpu import Gpu, Wanted, place
 from aigw_daemon.words import EngineKind
@@ -32,7 +32,7 @@ class Builder:
         context = LaunchContext(
             *("a", made.backends["a"], made, self.home, PORT, Secret(KEY), self.environ, resolve), place(wanted, gpus)
         )
-        return engine(self.kind, "a").launch(context)
+        return ENGINES[self.kind].launch(context)
 
 
 def value(launch: Launch, flag: str) -> str:
@@ -51,4 +51,4 @@ def install(folder: Path, name: str) -> Path:
 
 def explained(kind: EngineKind, log: str) -> Failure:
     """What a log is taken for."""
-    return classify(engine(kind, "a").signs, log.strip().splitlines(), "exited with code 1")
+    return classify(ENGINES[kind].signs, log.strip().splitlines(), "exited with code 1")

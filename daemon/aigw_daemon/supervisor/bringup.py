@@ -10,7 +10,7 @@ from aigw_daemon.profile.backends import ProcessSection
 from aigw_daemon.state_file import BackendRecord, Seat
 from aigw_daemon.supervisor.backend import Edges, Plan
 from aigw_daemon.supervisor.engines.base import LOOPBACK, Engine, Launch, LaunchContext
-from aigw_daemon.supervisor.engines.registry import engine
+from aigw_daemon.supervisor.engines.registry import ENGINES
 from aigw_daemon.supervisor.failures import Failure, FailureKind, Unrunnable, unrunnable
 from aigw_daemon.supervisor.gpu import Placement
 from aigw_daemon.supervisor.happenings import Happening
@@ -99,7 +99,7 @@ async def fingerprint(plan: Plan, edges: Edges) -> tuple[object, ...]:
     try:
         placement = (await edges.gpus.look(process_section(plan).gpus)).emptied()
         # Any port will do: it is the same each time.
-        return _command(plan, edges, engine(plan.kind, plan.name), 1, placement).fingerprint()
+        return _command(plan, edges, ENGINES[plan.kind], 1, placement).fingerprint()
     except Unrunnable as error:
         return (error.failure.sentence,)
 

@@ -5,7 +5,7 @@ import asyncio
 from aigw_daemon.supervisor import bringup
 from aigw_daemon.supervisor.backend import Backend, Edges, Plan
 from aigw_daemon.supervisor.bringup import Running, process_section
-from aigw_daemon.supervisor.engines.registry import engine
+from aigw_daemon.supervisor.engines.registry import ENGINES
 from aigw_daemon.supervisor.failures import Exit
 from aigw_daemon.supervisor.launcher import Stopped
 from aigw_daemon.supervisor.lifecycle import Event, Life
@@ -78,7 +78,7 @@ class ProcessBackend(Backend):
         self._memory = edges.launcher.usage(process.handle).memory_bytes
         if self.state is State.STARTING:
             lines = await edges.launcher.tail(bringup.log_path(self.plan, edges), LOG_LINES, record.log_offset)
-            self._say(progress(engine(self.plan.kind, self.name).stages, lines))
+            self._say(progress(ENGINES[self.plan.kind].stages, lines))
 
     def _say(self, sentence: str | None) -> None:
         """Show how far the start is."""

@@ -13,7 +13,7 @@ from aigw_daemon.supervisor.backoff import History, Limits
 from aigw_daemon.supervisor.bringup import Running, process_section
 from aigw_daemon.supervisor.drain import drained
 from aigw_daemon.supervisor.engines.base import LOOPBACK, Engine, Library
-from aigw_daemon.supervisor.engines.registry import engine
+from aigw_daemon.supervisor.engines.registry import ENGINES
 from aigw_daemon.supervisor.failures import Failure, FailureKind, Unrunnable
 from aigw_daemon.supervisor.happenings import Happening
 from aigw_daemon.supervisor.holding import ProcessBackend
@@ -165,7 +165,7 @@ class ManagedBackend(ProcessBackend):
         await edges.groups.take(self.name, section.group, self._say)
         self._began = edges.clock.monotonic()
         try:
-            kind = engine(self.plan.kind, self.name)
+            kind = ENGINES[self.plan.kind]
             process = self._process or await bringup.take_up(self.plan, self._edges, kind, replace=self._replace)
             self._hold(process or await self._launch(kind))
         except Unrunnable as error:
@@ -211,7 +211,7 @@ class ManagedBackend(ProcessBackend):
     # --- running
 
     async def _look_after(self) -> None:
-        edges, kind = self._edges, engine(self.plan.kind, self.name)
+        edges, kind = self._edges, ENGINES[self.plan.kind]
         row, followed = Liveness(heard=edges.traffic(self.name).relayed), Progress(self.name, edges, kind)
         next_probe, used = edges.clock.monotonic() + liveness.INTERVAL, edges.traffic(self.name)
         while (process := self._process) is not None:
@@ -252,7 +252,7 @@ class ManagedBackend(ProcessBackend):
     async def _look_again(self) -> Callable[[], None]:
         if (process := self._process) is None:
             return lambda: None
-        kind = engine(self.plan.kind, self.name)
+        kind = ENGINES[self.plan.kind]
         return partial(self._read_again, process, await readiness.read(self.plan, self._edges, kind, process))
 
     async def _look_what_is_loaded(self, kind: Engine, process: Running) -> None:

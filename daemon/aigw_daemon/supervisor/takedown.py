@@ -7,7 +7,7 @@ from typing import Final
 from aigw_daemon.supervisor import bringup
 from aigw_daemon.supervisor.backend import Edges, Plan
 from aigw_daemon.supervisor.bringup import Running
-from aigw_daemon.supervisor.engines.registry import engine
+from aigw_daemon.supervisor.engines.registry import ENGINES
 from aigw_daemon.supervisor.failures import OOM_KILLED, Exit, Failure, FailureKind, classify
 from aigw_daemon.supervisor.launcher import STOP_GRACE, Stopped
 from aigw_daemon.supervisor.readiness import url
@@ -48,7 +48,7 @@ async def end_process(plan: Plan, edges: Edges, process: Running | None, failure
 
 async def unload(plan: Plan, edges: Edges, process: Running) -> None:
     """Have an engine with many models give up their memory while it can still say what it has."""
-    await edges.prober.unload(engine(plan.kind, plan.name), url(process), process.key)
+    await edges.prober.unload(ENGINES[plan.kind], url(process), process.key)
 
 
 async def explained(plan: Plan, edges: Edges, end: End) -> Failure | None:
@@ -64,5 +64,5 @@ async def explained(plan: Plan, edges: Edges, end: End) -> Failure | None:
     if killed and edges.launcher.oom_kills() > end.oom_kills:
         return Failure(FailureKind.OOM_KILLED, OOM_KILLED, last)
     # What was said on the way to ready says nothing about an end long after it.
-    signs = () if end.was_ready else engine(plan.kind, plan.name).signs
+    signs = () if end.was_ready else ENGINES[plan.kind].signs
     return classify(signs, lines, str(end.exit), shown=SHOWN_LINES)

@@ -10,7 +10,6 @@ from aigw_daemon.supervisor.engines.llamacpp import LlamacppEngine
 from aigw_daemon.supervisor.engines.ollama import OllamaEngine
 from aigw_daemon.supervisor.engines.redis import RedisEngine
 from aigw_daemon.supervisor.engines.vllm import VllmEngine
-from aigw_daemon.supervisor.failures import FailureKind, unrunnable
 from aigw_daemon.words import EngineKind
 
 ENGINES: Final[Mapping[EngineKind, Engine]] = MappingProxyType(
@@ -22,16 +21,4 @@ ENGINES: Final[Mapping[EngineKind, Engine]] = MappingProxyType(
         EngineKind.REDIS: RedisEngine(),
     }
 )
-
-
-def engine(kind: EngineKind, name: str) -> Engine:
-    """The engine of a backend. Raises Unrunnable when this aigw can't run that kind."""
-    found = ENGINES.get(kind)
-    if found is None:
-        known = ", ".join(kind for kind in ENGINES if kind is not EngineKind.REDIS)
-        raise unrunnable(
-            FailureKind.BAD_SETTING,
-            f"this aigw can't run the engine {kind} of the backend {name} yet (it runs: {known}): start it yourself "
-            "and give its address with attach:, or as engine: openai with url:",
-        )
-    return found
+"""By kind; those of `openai` are URLs, which somebody else runs."""
