@@ -11,6 +11,8 @@ from aigw_cli.render.text import clean, milliseconds
 _WIDE = 100
 _TITLES = ("TIME", "STATUS", "MODEL", "BACKEND", "FIRST", "TOTAL", "TOKENS", "ERROR")
 _RIGHT = frozenset({"STATUS", "FIRST", "TOTAL", "TOKENS"})
+_NOT_ASKED = frozenset({"hit", "coalesced"})
+"""What the cache says where nobody asked the backend for this request."""
 _CLIENT_FAULT, _SERVER_FAULT = 400, 500
 
 
@@ -56,6 +58,8 @@ def _cells(record: dict[str, Any]) -> dict[str, Text]:
 def _backend(record: dict[str, Any]) -> str:
     attempts = int(record.get("attempts") or 0)
     name = clean(str(record.get("backend") or "-"))
+    if record.get("cache") in _NOT_ASKED:
+        return f"{name} ({record['cache']})"
     return f"{name} ({attempts})" if attempts > 1 else name
 
 
