@@ -11,7 +11,7 @@ from aigw_daemon.gateway.answers import Usage
 from aigw_daemon.gateway.controls import NONE, Controls
 from aigw_daemon.gateway.decision import Decision
 from aigw_daemon.gateway.failures import Met
-from aigw_daemon.gateway.plans import Hop
+from aigw_daemon.gateway.plans import Hop, Plan
 from aigw_daemon.gateway.requests import Facts
 
 
@@ -40,6 +40,8 @@ class Account:
     """Whether its answer is for several: then the usage frame is kept, for those among them who asked for it."""
     controls: Controls = NONE
     attempts = 0
+    plan: Plan | None = None
+    """The one that was looked up a moment ago, without an await since."""
     decision: Decision | None = None
     hop: Hop | None = None
     """The candidate that is being asked, or that answers."""

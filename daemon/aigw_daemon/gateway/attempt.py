@@ -26,7 +26,7 @@ from aigw_daemon.gateway.failures import (
     is_too_long,
 )
 from aigw_daemon.gateway.plans import Hop
-from aigw_daemon.gateway.requests import rewritten
+from aigw_daemon.gateway.requests import ABSENT, rewritten
 from aigw_daemon.gateway.streaming import StreamScan
 from aigw_daemon.gateway.upstream.base import Response, Upstream, UpstreamError
 from aigw_daemon.gateway.wire import BAD_JSON, Said, relayed_error, upstream_error
@@ -86,7 +86,7 @@ async def attempt(upstream: Upstream, call: Account, hop: Hop, permit: Permit) -
     response: Response | None = None
     call.ask(hop)
     try:
-        if add_usage or hop.params is not None or hop.model != facts.model or facts.has_cache_field:
+        if add_usage or hop.as_it_is != facts.model or facts.cache is not ABSENT:
             body = await rewritten(body, facts, hop.model, add_usage=add_usage, params=hop.params)
         response = await upstream.request(hop.address, hop.request_head, body)
         call.first_byte()

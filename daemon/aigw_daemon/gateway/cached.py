@@ -169,7 +169,7 @@ class Cached:
     def _caching(self, call: Account) -> Caching | None:
         """What the cache may do for such requests, under the first configured candidate that is able to answer them."""
         endpoint, model = call.endpoint, call.model
-        plan = self._live.plans.get((endpoint, model)) or self._live.plan(Ask(model, endpoint))
+        call.plan = plan = self._live.plans.get((endpoint, model)) or self._live.plan(Ask(model, endpoint))
         if plan is None or plan.caching is None:
             return None
         if len(plan.decision.candidates) > 1 and is_special(call.facts, call.body):
@@ -190,7 +190,7 @@ class Cached:
 
     async def answer(self, call: Call, question: Question) -> bool:
         """Answer a request that is no `hit`; False where it must be asked for itself after all."""
-        wanted = question.terms
+        wanted, call.plan = question.terms, None
         if question.key == _NOT_YET:
             key = await asyncio.to_thread(self._key, call, call.caching, question.scope)
             if key is None:

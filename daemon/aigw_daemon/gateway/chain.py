@@ -27,7 +27,7 @@ class Chain:
         """The candidate to ask without further thought, its slot taken; None where the way must be walked."""
         if call.stream or not call.controls.usual or is_special(call.facts, call.body):
             return None
-        plan = self._live.plans.get((call.endpoint, call.model))
+        plan = call.plan or self._live.plans.get((call.endpoint, call.model))
         if plan is None or (hop := plan.first) is None or not hop.breaker.closed or not hop.lane.try_enter():
             return None
         call.decision = plan.decision

@@ -28,6 +28,8 @@ class Hop(msgspec.Struct, frozen=True):
     """Its name there."""
     params: ParamsView | None
     """What the route does to a request's fields."""
+    as_it_is: str | None
+    """The model's name in a request that can be passed on unchanged; None where the route changes each."""
     cold: bool
     """Whether it must start first."""
     lane: Lane
@@ -130,6 +132,7 @@ def _hop(table: RoutingTable, standings: Standings, decision: Decision, candidat
         candidate=candidate,
         model=candidate.model,
         params=decision.params,
+        as_it_is=candidate.model if decision.params is None else None,
         cold=candidate.readiness is Readiness.COLD,
         lane=standings.lane(backend.name),
         breaker=standings.breaker(backend.name),

@@ -5,6 +5,7 @@ that the client sent. A rewrite goes through raw values, so that what isn't rewr
 """
 
 import asyncio
+from typing import Final
 
 import msgspec
 
@@ -26,7 +27,8 @@ BYTES_PER_TOKEN = 8
 COUNTED_BYTES = 16 * 1024
 """Shorter requests fit everywhere, so nobody counts."""
 
-_ABSENT = msgspec.Raw()
+ABSENT: Final = msgspec.Raw()
+"""In place of a field that isn't there."""
 _NOTHING = frozenset({b"null", b"[]"})
 _IMAGE_MARK = b'"image_url"'
 _INCLUDE_USAGE = b'"stream_options":{"include_usage":true}}'
@@ -47,19 +49,19 @@ class Facts(msgspec.Struct):
     n: int | None = None
     max_tokens: int | float | None = None
     max_completion_tokens: int | float | None = None
-    tools: msgspec.Raw = _ABSENT
-    cache: msgspec.Raw = _ABSENT
+    tools: msgspec.Raw = ABSENT
+    cache: msgspec.Raw = ABSENT
     """LiteLLM's field, which is for us and not for the engine."""
 
     @property
     def has_cache_field(self) -> bool:
         """Whether it says something about the cache."""
-        return self.cache is not _ABSENT
+        return self.cache is not ABSENT
 
     @property
     def has_tools(self) -> bool:
         """Whether the model is offered tools."""
-        return self.tools is not _ABSENT and bytes(self.tools) not in _NOTHING
+        return self.tools is not ABSENT and bytes(self.tools) not in _NOTHING
 
     @property
     def usage_asked(self) -> bool:
@@ -101,7 +103,7 @@ def parse_facts(body: bytes) -> Facts:
 
 def is_special(facts: Facts, body: bytes) -> bool:
     """Whether more than the model's name decides who can answer: see `asks`."""
-    return facts.tools is not _ABSENT or len(body) > COUNTED_BYTES or _IMAGE_MARK in body
+    return facts.tools is not ABSENT or len(body) > COUNTED_BYTES or _IMAGE_MARK in body
 
 
 def asks(endpoint: str, facts: Facts, body: bytes) -> Ask:
@@ -123,7 +125,7 @@ async def rewritten(
     The same object if none of them changes it. Raises ApiError 400 for a field's name that is no UTF-8, which
     `read_facts` doesn't look at.
     """
-    if model == facts.model and params is None and facts.cache is _ABSENT:
+    if model == facts.model and params is None and facts.cache is ABSENT:
         if not add_usage:
             return body
         if facts.stream_options is None and b'"stream_options"' not in body:
