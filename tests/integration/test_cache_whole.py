@@ -45,7 +45,8 @@ def stats(aigw: Aigw) -> dict[str, Any]:
 
 
 def connected(aigw: Aigw) -> None:
-    eventually_now(lambda: stats(aigw)["redis"]["connected"], seconds=30, what="the gateway at its Redis")
+    """Wait until it is: a minute, where a Redis failed five times in a row."""
+    eventually_now(lambda: stats(aigw)["redis"]["connected"], seconds=80, what="the gateway at its Redis")
 
 
 def ask(aigw: Aigw, prompt: str, *, key: str | None = None, **fields: Any) -> httpx.Response:
@@ -187,10 +188,11 @@ def test_a_redis_that_hangs_and_dies_holds_no_request_up(cached: Aigw, redis: Re
         began = time.monotonic()
         hits = [ask(cached, prompt, seed=13) for prompt in prompts]
         assert time.monotonic() - began < 2.0, "what this process keeps needs no Redis"
-        misses = [ask(cached, prompt, seed=14) for prompt in prompts]
+        misses = [ask(cached, prompt, seed=14) for prompt in prompts[:3]]
     finally:
         redis.resume()
-    assert [word(answer) for answer in hits + misses] == ["hit"] * 6 + ["miss"] * 6
+    connected(cached)
+    assert [word(answer) for answer in hits + misses] == ["hit"] * 6 + ["miss"] * 3
     assert [answer.content for answer in hits] == [answer.content for answer in asked]
     waits = sorted(float(answer.headers["x-aigw-overhead-ms"]) for answer in misses)
     assert waits[-1] < 400, "one of them waits for a tenth of a second"
