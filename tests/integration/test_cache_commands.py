@@ -117,9 +117,10 @@ async def test_a_killed_redis_costs_its_answers_and_nothing_else(cached: Cached)
         assert cached.word() == "hit"
         assert cached.word("another") == "miss"
         cached.connected()
-        cached.holds(0)
+        before = cached.aigw.json("cache", "stats")["redis"]["entries"]
+        assert before <= 1, "the one that came after the end may have found the next Redis"
         assert cached.word("a third") == "miss"
-        cached.holds(1)
+        cached.holds(before + 1)
 
     await asyncio.to_thread(steps)
 
