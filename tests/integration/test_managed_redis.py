@@ -66,7 +66,7 @@ async def test_it_is_shown_by_its_name_and_is_no_backend(living: Living, aigw: A
     assert [backend["name"] for backend in aigw.status()["backends"]] == ["fast"]
     assert [process.pid for process in aigw.processes("redis")] == [ready.pid]
     assert f"Redis ready  PID {ready.pid}" in aigw.run("status").stdout
-    assert "redis is ready" in aigw.run("why", "redis").stdout
+    assert "redis has been ready" in aigw.run("why", "redis").stdout
     assert "ready to accept connections" in aigw.run("logs", "redis").stdout
     assert [event["event"] for event in aigw.events("events", "redis")] == ["start", "ready"]
     assert aigw.json("test-routing", "redis/x", code=None).get("candidates", []) == []

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from aigw_cli.render.health import health_lines
-from aigw_cli.render.look import PLAIN, Look
+from aigw_cli.render.look import Look
 from aigw_cli.render.tail import record_lines
 from aigw_daemon.control.schema import (
     HealthReport,
@@ -64,7 +64,9 @@ class TestHealth:
     )
 
     def test_it_tells_the_verdict_the_reasons_and_each_provider(self) -> None:
-        text = "\n".join(line.plain.rstrip() for line in health_lines(self.REPORT, PLAIN, now=1045.0))
+        text = "\n".join(
+            line.plain.rstrip() for line in health_lines(self.REPORT, Look(width=100_000, plain=True), now=1045.0)
+        )
         assert text == (
             "degraded\n"
             "  coder failed: out of GPU memory\n"
