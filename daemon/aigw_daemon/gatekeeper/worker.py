@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from aigw_daemon.gatekeeper.listeners import Endpoint
 from aigw_daemon.home import Home
@@ -17,6 +18,9 @@ from aigw_daemon.supervisor.launcher import Handle, ProcessSpec
 
 NAME = "gateway"
 """The worker's tag among the processes of this aigw, and the name of its log."""
+
+_ONE_ARENA: Final = {"MALLOC_ARENA_MAX": "1"}
+"""The worker's threads are few and short: an arena for each would only hold memory, 2 MB of it."""
 
 
 @dataclass
@@ -76,7 +80,7 @@ def spec(home: Home, listeners: Sequence[socket.socket]) -> ProcessSpec:
             "--listen",
             ",".join(map(str, numbers)),
         ),
-        env=dict(os.environ),
+        env=os.environ | _ONE_ARENA,
         log=log_of(home),
         pass_fds=numbers,
     )
