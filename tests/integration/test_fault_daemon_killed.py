@@ -84,9 +84,16 @@ async def test_however_often_the_daemon_is_killed_one_leader_of_each_is_left_and
         await eventually(lambda: running(living) == EXPECTED, seconds=LEFT_SECONDS, what=f"{EXPECTED}")
         assert leaders(living) == set(ENGINES)
         for name in ENGINES:
-            assert (await ask_once(living.aigw.port, ask(name)))[0] == 200
+            await answered(living, name)
     record_property("kills", kills)
     record_property("recover_s", round(longest, 2))
+
+
+async def answered(living: Living, name: str) -> None:
+    """A request for it is answered; the worker may hear of the new daemon a moment after everybody else."""
+    async with asyncio.timeout(LEFT_SECONDS):
+        while (await ask_once(living.aigw.port, ask(name)))[0] != 200:
+            pass  # every question is an exchange with another process, so this doesn't spin
 
 
 def ask(model: str) -> bytes:

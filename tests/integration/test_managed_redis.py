@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from aigw_daemon.control.client import ControlError
 from aigw_daemon.control.schema import BackendStatus, CacheStatus
 from aigw_daemon.words import State
 from tests.support.aigw import Aigw
@@ -51,9 +52,12 @@ def serving(living: Living, *, pid_not: int | None = -1) -> BackendStatus:
     """Redis once it is ready, as another process than ``pid_not``."""
 
     def found() -> BackendStatus | None:
-        if living.status().cache is None:  # a new daemon, which has not taken up the profile yet
+        try:
+            if living.status().cache is None:  # a new daemon, which has not taken up the profile yet
+                return None
+            now = server(living)
+        except ControlError:  # the daemon before has not quite gone
             return None
-        now = server(living)
         return now if now.state == State.READY and now.pid != pid_not else None
 
     ready = eventually_now(found, seconds=20, what="Redis being ready")
