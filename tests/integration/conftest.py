@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from tests.support.aigw import Aigw
+from tests.support.fake_engine import FakeEngine, fake_engine, says, whole
 from tests.support.fast_upstream import FastUpstream, fast_upstream
 from tests.support.living import Living, fast_profile
 
@@ -69,3 +70,17 @@ async def living(aigw: Aigw, upstream: FastUpstream) -> AsyncIterator[Living]:
         yield whole
     finally:
         await asyncio.to_thread(whole.end)
+
+
+@pytest.fixture
+async def first() -> AsyncIterator[FakeEngine]:
+    """A scripted engine that answers well until it is told otherwise."""
+    async with fake_engine(says(whole())) as running:
+        yield running
+
+
+@pytest.fixture
+async def second() -> AsyncIterator[FakeEngine]:
+    """Another one."""
+    async with fake_engine(says(whole())) as running:
+        yield running

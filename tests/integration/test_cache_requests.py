@@ -16,7 +16,6 @@ from tests.support.fake_engine import (
     HELLO,
     USAGE,
     FakeEngine,
-    fake_engine,
     says,
     stream,
     whole,
@@ -33,18 +32,6 @@ CALLED = whole(
     b'"content":null,"tool_calls":[{"id":"c1","type":"function","function":{"name":"now","arguments":"{}"}}]},'
     b'"finish_reason":"tool_calls"}],"usage":{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5}}'
 )
-
-
-@pytest.fixture
-async def first() -> AsyncIterator[FakeEngine]:
-    async with fake_engine(says(whole())) as running:
-        yield running
-
-
-@pytest.fixture
-async def second() -> AsyncIterator[FakeEngine]:
-    async with fake_engine(says(whole())) as running:
-        yield running
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from tests.support.fake_engine import (
     HELLO,
     EngineRequest,
     FakeEngine,
-    fake_engine,
     hangs,
     says,
     stream,
@@ -37,18 +36,6 @@ from tests.support.sharing import (
     streaming,
     word,
 )
-
-
-@pytest.fixture
-async def first() -> AsyncIterator[FakeEngine]:
-    async with fake_engine(says(whole())) as running:
-        yield running
-
-
-@pytest.fixture
-async def second() -> AsyncIterator[FakeEngine]:
-    async with fake_engine(says(whole())) as running:
-        yield running
 
 
 @pytest.fixture

@@ -20,7 +20,6 @@ from tests.support.fake_engine import (
     EngineRequest,
     FakeEngine,
     chunk,
-    fake_engine,
     says,
     stream,
     whole,
@@ -42,18 +41,6 @@ from tests.support.sharing import (
     word,
 )
 from tests.support.wait import eventually
-
-
-@pytest.fixture
-async def first() -> AsyncIterator[FakeEngine]:
-    async with fake_engine(says(whole())) as running:
-        yield running
-
-
-@pytest.fixture
-async def second() -> AsyncIterator[FakeEngine]:
-    async with fake_engine(says(whole())) as running:
-        yield running
 
 
 @pytest.fixture

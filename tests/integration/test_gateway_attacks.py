@@ -14,10 +14,7 @@ import pytest
 from aigw_daemon.link.messages import Drain, GatewayView
 from tests.support.fake_engine import (
     FakeEngine,
-    fake_engine,
-    says,
     trickles,
-    whole,
 )
 from tests.support.gateway import (
     GatewayProcess,
@@ -33,12 +30,6 @@ from tests.support.wait import eventually
 
 ASK = b'{"model":"m","messages":[]}'
 STREAM = b'{"model":"m","messages":[],"stream":true}'
-
-
-@pytest.fixture
-async def first() -> AsyncIterator[FakeEngine]:
-    async with fake_engine(says(whole())) as running:
-        yield running
 
 
 @pytest.fixture

@@ -21,7 +21,6 @@ from tests.support.fake_engine import (
     EngineRequest,
     FakeEngine,
     chunk,
-    fake_engine,
     hangs,
     resets,
     says,
@@ -38,18 +37,6 @@ STREAM = b'{"model":"m","messages":[],"stream":true}'
 BOOM = says(whole(b'{"error":"boom"}', 500))
 LIMITED = says(whole(b'{"error":"slow down"}', 429, "retry-after: 20"))
 REFUSING_PORT = 1
-
-
-@pytest.fixture
-async def first() -> AsyncIterator[FakeEngine]:
-    async with fake_engine(says(whole())) as running:
-        yield running
-
-
-@pytest.fixture
-async def second() -> AsyncIterator[FakeEngine]:
-    async with fake_engine(says(whole())) as running:
-        yield running
 
 
 @pytest.fixture

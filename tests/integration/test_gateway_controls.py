@@ -23,7 +23,6 @@ from tests.support.fake_engine import (
     Behaviour,
     EngineRequest,
     FakeEngine,
-    fake_engine,
     hangs,
     in_turn,
     says,
@@ -39,18 +38,6 @@ STREAM = b'{"model":"m","messages":[],"stream":true}'
 BOOM = says(whole(b'{"error":"boom"}', 500))
 BUSY = says(whole(b'{"error":"busy"}', 502))
 REFUSING_PORT = 1
-
-
-@pytest.fixture
-async def first() -> AsyncIterator[FakeEngine]:
-    async with fake_engine(says(whole())) as running:
-        yield running
-
-
-@pytest.fixture
-async def second() -> AsyncIterator[FakeEngine]:
-    async with fake_engine(says(whole())) as running:
-        yield running
 
 
 @pytest.fixture

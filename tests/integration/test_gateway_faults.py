@@ -51,12 +51,6 @@ STREAM = b'{"model":"m","messages":[],"stream":true}'
 
 
 @pytest.fixture
-async def first() -> AsyncIterator[FakeEngine]:
-    async with fake_engine(says(whole())) as running:
-        yield running
-
-
-@pytest.fixture
 async def second() -> AsyncIterator[FakeEngine]:
     async with fake_engine(says(stream(HELLO, FINISH, DONE))) as running:
         yield running

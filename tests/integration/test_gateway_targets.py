@@ -31,18 +31,6 @@ BOOM = says(whole(b'{"error":"boom"}', 500))
 
 
 @pytest.fixture
-async def first() -> AsyncIterator[FakeEngine]:
-    async with fake_engine(says(whole())) as running:
-        yield running
-
-
-@pytest.fixture
-async def second() -> AsyncIterator[FakeEngine]:
-    async with fake_engine(says(whole())) as running:
-        yield running
-
-
-@pytest.fixture
 async def gateway(first: FakeEngine, second: FakeEngine) -> AsyncIterator[LocalGateway]:
     async with local_gateway(over_two(first, second)) as running:
         yield running

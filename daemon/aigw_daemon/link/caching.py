@@ -21,8 +21,8 @@ class CacheCommand(msgspec.Struct, frozen=True, tag="cache_command"):
     """Show what is kept under the key that begins so, in hexadecimal digits."""
 
 
-class CacheCounts(msgspec.Struct, frozen=True):
-    """What the cache did for one model, since the worker began."""
+class CacheCounts(msgspec.Struct):
+    """What the cache did for one model, since the worker began: the worker's own counters, which go on counting."""
 
     hits: int = 0
     misses: int = 0

@@ -16,7 +16,8 @@ from aigw_daemon.gateway.cache.entry import MAX_ENTRY_BYTES, Entry, Origin, stre
 from aigw_daemon.gateway.cache.key import COMMON_SCOPE, KeySpace
 from aigw_daemon.gateway.cache.memory import Kept, MemoryTier
 from aigw_daemon.gateway.cache.policy import Terms
-from aigw_daemon.gateway.cache.statistics import ModelStatistics, RedisCounts, Statistics
+from aigw_daemon.gateway.cache.statistics import RedisCounts, Statistics
+from aigw_daemon.link.caching import CacheCounts
 
 if TYPE_CHECKING:
     # Without Redis its client is never imported: it takes longer than the rest of the worker together.
@@ -56,7 +57,7 @@ class Hit(msgspec.Struct):
 class CacheReport(msgspec.Struct):
     """For the operator."""
 
-    models: dict[str, ModelStatistics]
+    models: dict[str, CacheCounts]
     entries: int
     """In this process."""
     bytes: int

@@ -11,12 +11,10 @@ import msgspec
 from aigw_daemon.gateway.cache.cache import Cache, CacheReport
 from aigw_daemon.gateway.cache.convert import in_form
 from aigw_daemon.gateway.cache.entry import Entry
-from aigw_daemon.gateway.cache.statistics import ModelStatistics
 from aigw_daemon.gateway.live import Live
 from aigw_daemon.gateway.routing import resolve
 from aigw_daemon.link.caching import (
     CacheCommand,
-    CacheCounts,
     CacheReply,
     CacheStats,
     KeptAnswer,
@@ -81,7 +79,7 @@ class CacheDesk:
         return CacheStats(
             since=self._since,
             memory=MemoryView(report.entries, report.bytes, view.memory),
-            models={name: _counts(counts) for name, counts in report.models.items()},
+            models=report.models,
             redis=await _redis(view.redis.value, report) if view.redis is not None else None,
         )
 
@@ -140,10 +138,6 @@ def _without_redis(command: CacheCommand, error: Exception) -> str:
     if command.kind == "clear":
         return f"what the gateway's process kept is forgotten, but Redis can't be asked: {error}"
     return f"Redis can't be asked: {error}"
-
-
-def _counts(counts: ModelStatistics) -> CacheCounts:
-    return CacheCounts(**msgspec.structs.asdict(counts))
 
 
 def _kept(entry: Entry, now: float) -> KeptAnswer:

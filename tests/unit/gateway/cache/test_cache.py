@@ -11,7 +11,7 @@ from aigw_daemon.gateway.cache.events import DONE_EVENT
 from aigw_daemon.gateway.cache.key import KeySpace
 from aigw_daemon.gateway.cache.memory import MemoryTier
 from aigw_daemon.gateway.cache.policy import Terms, usual_terms
-from aigw_daemon.gateway.cache.statistics import ModelStatistics
+from aigw_daemon.link.caching import CacheCounts
 from aigw_daemon.link.messages import CHAT
 from tests.support.cached import KEY, USAGE_EVENT, origin, stream, whole
 from tests.support.fake_clock import FakeClock
@@ -128,7 +128,7 @@ async def test_what_was_saved_is_counted_for_each_model(cache: Cache, clock: Fak
     cache.coalesced(asked())
 
     assert cache.report().models == {
-        "llama": ModelStatistics(
+        "llama": CacheCounts(
             hits=2, misses=1, coalesced=1, stored=1, stored_bytes=len(whole()), saved_tokens=20, saved_seconds=5.0
         )
     }
