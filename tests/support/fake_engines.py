@@ -3,7 +3,8 @@
 import asyncio
 import itertools
 import signal
-from collections.abc import Collection, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from aigw_daemon.models.resolve import ModelFile
 from aigw_daemon.profile.backends import BackendSection
 from aigw_daemon.profile.load import parse
 from aigw_daemon.state_file import Member, StateFile
-from aigw_daemon.supervisor.backend import Edges, Plan
+from aigw_daemon.supervisor.backend import Backend, Edges, Plan
 from aigw_daemon.supervisor.engines.base import Counters, Engine, LoadedModel
 from aigw_daemon.supervisor.failures import Exit
 from aigw_daemon.supervisor.gpu_turns import GpuTurns
@@ -23,7 +24,7 @@ from aigw_daemon.supervisor.ports import PortOwner
 from aigw_daemon.supervisor.probe import Listing, Reading
 from aigw_daemon.supervisor.process import Handle, LaunchError, NotAdopted, ProcessSpec, Stopped, Usage
 from aigw_daemon.supervisor.traffic import Traffic
-from tests.support.fake_clock import FakeClock
+from tests.support.fake_clock import FakeClock, settle
 from tests.support.recorded_gpus import RecordedGpus
 
 _pids = itertools.count(100_000)
@@ -225,3 +226,17 @@ class FakeWorld:
         """The world's backend, or one like it; ``settings`` are fields of its section that differ."""
         section = self.plan.section.model_copy(update=settings)
         return ManagedBackend(replace(self.plan, name=name, section=section), self.edges)
+
+
+@asynccontextmanager
+async def running(world: FakeWorld, backend: Backend) -> AsyncIterator[None]:
+    """A backend's task, until it is retired; the world's state file is whole then."""
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(backend.run())
+        await settle()
+        try:
+            yield
+        finally:
+            backend.retire()
+            await settle()
+    await world.state.close()

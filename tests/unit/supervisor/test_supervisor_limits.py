@@ -5,8 +5,7 @@ import errno
 import json
 import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ from aigw_daemon.supervisor.happenings import Happening
 from aigw_daemon.words import State
 from tests.support import stub_engine
 from tests.support.fake_clock import settle
-from tests.support.fake_engines import FakeWorld
+from tests.support.fake_engines import FakeWorld, running
 from tests.support.supervision import Supervised, fresh_home, kill, profile, supervised
 from tests.support.wait import eventually
 
@@ -42,19 +41,6 @@ def stub(home: Home, *faults: str, more: str = "") -> str:
     """A profile with the stub as its backend ``a``."""
     settings = stub_engine.settings(home.state / "bin", home.models)
     return f"backends: {{a: {settings}, args: {json.dumps(faults)}{more}}}}}"
-
-
-@asynccontextmanager
-async def running(world: FakeWorld, backend: Backend) -> AsyncIterator[None]:
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(backend.run())
-        await settle()
-        try:
-            yield
-        finally:
-            backend.retire()
-            await settle()
-    await world.state.close()
 
 
 def of(pid: int) -> set[int]:

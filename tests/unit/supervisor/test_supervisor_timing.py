@@ -1,20 +1,18 @@
 """One backend on a clock of its own: what happens when, and what a request in between does."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 
 import pytest
 
 from aigw_daemon.home import Home
 from aigw_daemon.supervisor.attached import AttachedBackend
-from aigw_daemon.supervisor.backend import Backend
 from aigw_daemon.supervisor.failures import Exit, FailureKind
 from aigw_daemon.supervisor.launcher import LaunchError
 from aigw_daemon.supervisor.traffic import Traffic
 from aigw_daemon.words import State
 from tests.support.fake_clock import settle
-from tests.support.fake_engines import FakeWorld
+from tests.support.fake_engines import FakeWorld, running
 from tests.support.supervision import fresh_home
 
 
@@ -27,19 +25,6 @@ def home() -> Iterator[Home]:
 @pytest.fixture
 def world(home: Home) -> FakeWorld:
     return FakeWorld(home)
-
-
-@asynccontextmanager
-async def running(world: FakeWorld, backend: Backend) -> AsyncIterator[None]:
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(backend.run())
-        await settle()
-        try:
-            yield
-        finally:
-            backend.retire()
-            await settle()
-    await world.state.close()
 
 
 async def test_start_that_takes_too_long_is_ended_and_told(world: FakeWorld) -> None:
