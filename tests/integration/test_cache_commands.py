@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.aigw import Aigw
 from tests.support.fast_upstream import FastUpstream
@@ -88,6 +89,30 @@ async def test_what_was_asked_is_counted_shown_and_forgotten(cached: Cached) -> 
         assert aigw.run("cache", "clear", "--model", "chat").stdout == "removed 1 answer of chat\n"
         assert "nothing is kept under a key" in aigw.run("cache", "show", key, code=4).stderr
         assert cached.word() == "miss"
+
+    await asyncio.to_thread(steps)
+
+
+async def test_prometheus_reads_what_the_commands_say(cached: Cached) -> None:
+    def steps() -> None:
+        assert [cached.word(prompt) for prompt in ("hi", "hi", "ho")] == ["miss", "hit", "miss"]
+        cached.holds(2)
+        stats = cached.aigw.json("cache", "stats")
+        (model,) = stats["models"]
+        answer = httpx.get(f"{cached.aigw.url}/metrics").raise_for_status()
+        assert answer.headers["content-type"].startswith("text/plain")
+        samples = {
+            (sample.name.removeprefix("aigw_cache_"), sample.labels.get("result")): sample.value
+            for family in text_string_to_metric_families(answer.text)
+            for sample in family.samples
+            if sample.labels.get("model", "chat") == "chat"
+        }
+        assert [samples["requests_total", word] for word in ("hit", "miss", "coalesced")] == [1, 2, 0]
+        for name in ("stored", "stored_bytes", "saved_tokens", "saved_seconds"):
+            assert samples[f"{name}_total", None] == model[name]
+        for name, value in (("answers", "entries"), ("bytes", "bytes"), ("limit_bytes", "limit_bytes")):
+            assert samples[f"memory_{name}", None] == stats["memory"][value]
+        assert samples["redis_up", None] == 1
 
     await asyncio.to_thread(steps)
 

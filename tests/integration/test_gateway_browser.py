@@ -12,11 +12,10 @@ import pytest
 import pytest_asyncio
 
 from aigw_daemon.gateway import controls
-from aigw_daemon.gateway.app import build_app
 from aigw_daemon.gateway.assembly import HOT_PATHS
-from aigw_daemon.gateway.live import Live
 from aigw_daemon.gateway.openapi import ANSWER_HEADERS
 from tests.support.answering import answers_anything
+from tests.support.description import description
 from tests.support.fake_engine import fake_engine, whole
 from tests.support.gateway import GatewayProcess, backend, gateway_process, route, snapshot
 
@@ -82,7 +81,7 @@ async def shown(url: str, folder: Path) -> str:
 
 async def test_the_page_of_the_description_shows_every_path(gateway: GatewayProcess, tmp_path: Path) -> None:
     page = await shown(f"{gateway.url}/docs", tmp_path)
-    assert [path for path in build_app(Live()).openapi()["paths"] if f"<code>{path}</code>" not in page] == []
+    assert [path for path in description()["paths"] if f"<code>{path}</code>" not in page] == []
     assert "x-aigw-priority (header)" in page
     assert "No such model; the message names the nearest." in page
 

@@ -17,16 +17,15 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from aigw_daemon.gateway.app import build_app
 from aigw_daemon.gateway.assembly import HOT_PATHS
-from aigw_daemon.gateway.live import Live
 from tests.support.answering import answers_anything
+from tests.support.description import description
 from tests.support.fake_engine import fake_engine
 from tests.support.gateway import GatewayProcess, backend, gateway_process, route, snapshot
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-DESCRIPTION = build_app(Live()).openapi()
+DESCRIPTION = description()
 OPERATIONS = [(path, method) for path, methods in DESCRIPTION["paths"].items() for method in methods]
 
 EXAMPLES = 25

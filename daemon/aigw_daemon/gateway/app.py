@@ -1,5 +1,6 @@
-"""The FastAPI application behind the dispatcher: models, health and the description of the whole surface."""
+"""The FastAPI application behind the dispatcher: models, health, metrics and the description of the whole surface."""
 
+import asyncio
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, Generic, TypeVar
@@ -7,14 +8,16 @@ from typing import Any, Generic, TypeVar
 import msgspec
 from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 
 from aigw_daemon.gateway.assembly import HOT_PATHS
+from aigw_daemon.gateway.cache.cache import CacheReport
 from aigw_daemon.gateway.docs_page import PAGE, POLICY
 from aigw_daemon.gateway.failures import unknown_model
 from aigw_daemon.gateway.health import health_of
 from aigw_daemon.gateway.live import Live
+from aigw_daemon.gateway.metrics import exposition, readings
 from aigw_daemon.gateway.models_view import model_entry, model_list
 from aigw_daemon.gateway.openapi import describe
 from aigw_daemon.gateway.routing import RoutingTable, resolve
@@ -41,12 +44,16 @@ class _Kept(Generic[Source]):
         return Response(body, status, media_type=_JSON)
 
 
-def build_app(live: Live) -> FastAPI:
-    """The application over the present snapshot. Its routes appear with and without ``/v1``, as the hot ones do."""
+def build_app(live: Live, cache: Callable[[], CacheReport]) -> FastAPI:
+    """The application over the present snapshot. Its routes appear with and without ``/v1``, as the hot ones do.
+
+    ``cache`` tells what the cache did so far.
+    """
     # No redirects to the path without its slash: their address would be built from the Host header (rule S1).
     app = FastAPI(title="aigw", version=AIGW_VERSION, docs_url=None, redoc_url=None, redirect_slashes=False)
     _add_models(app, live)
     _add_health(app, live)
+    _add_metrics(app, live, cache)
     _add_docs(app)
     _add_error_handlers(app)
     app.openapi = lambda: _description(app)  # type: ignore[method-assign]  # FastAPI documents this as the way
@@ -118,6 +125,22 @@ def _add_health(app: FastAPI, live: Live) -> None:
             tags=["health"],
             responses={} if endpoint is alive else {503: {"model": shape, "description": "It can't serve."}},
         )
+
+
+def _add_metrics(app: FastAPI, live: Live, cache: Callable[[], CacheReport]) -> None:
+    async def metrics(request: Request) -> Response:
+        found = readings(live, cache())
+        page, content_type = await asyncio.to_thread(exposition, found, request.headers.get("accept"))
+        return Response(page, headers={"content-type": content_type})
+
+    app.add_api_route(
+        "/metrics",
+        metrics,
+        response_class=PlainTextResponse,
+        summary="What the gateway counts, for Prometheus",
+        operation_id="metrics",
+        tags=["metrics"],
+    )
 
 
 def _add_docs(app: FastAPI) -> None:

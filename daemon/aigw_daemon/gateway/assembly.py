@@ -44,8 +44,8 @@ class Gateway:
         desk = Desk(self.live, chain, self.cached, self.reporter, ids)
         endpoints = {endpoint: Completions(endpoint, desk) for endpoint in dict.fromkeys(HOT_PATHS.values())}
         hot = {path: endpoints[endpoint] for path, endpoint in HOT_PATHS.items()}
-        self.cache_desk = CacheDesk(self.live, lambda: self.cached.cache)
-        self.app = LateApp(self.live)
+        self.cache_desk = CacheDesk(self.live, self.cached.cache)
+        self.app = LateApp(self.live, self.cached.cache.report)
         dispatcher = Dispatcher(hot, self.app, self.live, ids)
         self.server = Server(dispatcher, self.live.gateway, ids, dispatcher.at_once)
 

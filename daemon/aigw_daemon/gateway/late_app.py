@@ -5,17 +5,20 @@ import is done. It is begun at the start and not at the first use, because files
 """
 
 import asyncio
+from collections.abc import Callable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from aigw_daemon.gateway.cache.cache import CacheReport
 from aigw_daemon.gateway.live import Live
 
 
 class LateApp:
-    """An ASGI application that waits for the real one. Needs a running loop."""
+    """An ASGI application that waits for the real one. Needs a running loop. ``cache``: what that did so far."""
 
-    def __init__(self, live: Live) -> None:
+    def __init__(self, live: Live, cache: Callable[[], CacheReport]) -> None:
         self._live = live
+        self._cache = cache
         self._made: asyncio.Future[ASGIApp] = asyncio.get_running_loop().create_future()
 
     async def make(self) -> None:
@@ -30,4 +33,4 @@ class LateApp:
     def _build(self) -> ASGIApp:
         from aigw_daemon.gateway.app import build_app  # noqa: PLC0415  # this is the import that takes so long
 
-        return build_app(self._live)
+        return build_app(self._live, self._cache)

@@ -6,21 +6,20 @@ from typing import Any
 import pytest
 
 from aigw_daemon.gateway import controls
-from aigw_daemon.gateway.app import build_app
 from aigw_daemon.gateway.assembly import HOT_PATHS
-from aigw_daemon.gateway.live import Live
 from aigw_daemon.gateway.openapi_bodies import ENDPOINTS
 from aigw_daemon.link import messages
+from tests.support.description import description
 
 COLD = {
     "/v1/models", "/v1/models/{model_id}", "/models", "/models/{model_id}",
-    "/health", "/health/live", "/health/ready", "/docs", "/openapi.json",
+    "/health", "/health/live", "/health/ready", "/metrics", "/docs", "/openapi.json",
 }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def document() -> dict[str, Any]:
-    return build_app(Live()).openapi()
+    return description()
 
 
 def operations(document: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -34,9 +34,9 @@ log = logging.getLogger(__name__)
 
 
 class CacheDesk:
-    """Answers `CacheCommand`s. ``cache`` gives the present one, and None where there is none."""
+    """Answers `CacheCommand`s."""
 
-    def __init__(self, live: Live, cache: Callable[[], Cache | None], clock: Callable[[], float] = time) -> None:
+    def __init__(self, live: Live, cache: Cache, clock: Callable[[], float] = time) -> None:
         self._live = live
         self._cache = cache
         self._clock = clock
@@ -60,22 +60,19 @@ class CacheDesk:
 
     async def handle(self, command: CacheCommand) -> CacheReply:
         """The reply to one command; whatever goes wrong with Redis is in it."""
-        cache = self._cache()
-        if cache is None:
-            return CacheReply(command.id, problem="the gateway keeps no answers yet: it has only just begun")
         try:
             match command.kind:
                 case "stats":
-                    return CacheReply(command.id, stats=await self._stats(cache))
+                    return CacheReply(command.id, stats=await self._stats())
                 case "clear":
-                    return CacheReply(command.id, removed=await self._clear(cache, command))
+                    return CacheReply(command.id, removed=await self._clear(command))
                 case "show":
-                    return await self._show(cache, command)
+                    return await self._show(command)
         except _gone() as error:
             return CacheReply(command.id, problem=_without_redis(command, error))
 
-    async def _stats(self, cache: Cache) -> CacheStats:
-        report, view = cache.report(), self._view
+    async def _stats(self) -> CacheStats:
+        report, view = self._cache.report(), self._view
         return CacheStats(
             since=self._since,
             memory=MemoryView(report.entries, report.bytes, view.memory),
@@ -83,10 +80,10 @@ class CacheDesk:
             redis=await _redis(view.redis.value, report) if view.redis is not None else None,
         )
 
-    async def _clear(self, cache: Cache, command: CacheCommand) -> int:
+    async def _clear(self, command: CacheCommand) -> int:
         models = self._names(command.model) if command.model is not None else None
         before = self._clock() - command.older_than if command.older_than is not None else None
-        return await cache.clear(models, before)
+        return await self._cache.clear(models, before)
 
     def _names(self, model: str) -> set[str]:
         """What the backends call a model that a client would ask for by this name; the name itself is among them."""
@@ -94,8 +91,8 @@ class CacheDesk:
         found = resolve(table, model).candidates if table is not None else ()
         return {model, *(candidate.model for candidate in found if not candidate.fallback)}
 
-    async def _show(self, cache: Cache, command: CacheCommand) -> CacheReply:
-        entries = await cache.find(command.key or "")
+    async def _show(self, command: CacheCommand) -> CacheReply:
+        entries = await self._cache.find(command.key or "")
         if len(entries) > 1:
             keys = sorted(entry.origin.key.hex() for entry in entries)
             return CacheReply(command.id, keys=tuple(keys[:MOST_KEYS]))
