@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Collection, Container, Iterable
 from contextlib import suppress
@@ -76,6 +77,8 @@ class LocalLauncher:
         self._running: dict[int, LocalProcess] = {}
         self._zombies: dict[Member, float] = {}
         """When each zombie of unknown origin was first seen; monotonic seconds."""
+        self._starting = threading.Lock()
+        """Held from the start of a process until it is watched: a sweep in its thread must not take it for a stray."""
 
     async def spawn(self, spec: ProcessSpec) -> LocalProcess:
         """See Launcher.
@@ -83,16 +86,17 @@ class LocalLauncher:
         There is no await between the start and the watch, so nothing can come between them (rule A10); a start takes a
         few milliseconds.
         """
-        pid = self._start(spec)
-        identity = Identity(
-            pid=pid,
-            start_ticks=_ticks(pid),
-            boot_id=boot_id(),
-            pgid=pid,
-            cookie=self._instance,
-            argv=spec.argv,
-        )
-        return self._watch(LocalProcess(spec.name, identity, spec.log, os.pidfd_open(pid)))
+        with self._starting:
+            pid = self._start(spec)
+            identity = Identity(
+                pid=pid,
+                start_ticks=_ticks(pid),
+                boot_id=boot_id(),
+                pgid=pid,
+                cookie=self._instance,
+                argv=spec.argv,
+            )
+            return self._watch(LocalProcess(spec.name, identity, spec.log, os.pidfd_open(pid)))
 
     async def adopt(self, identity: Identity, *, log_path: Path | None = None) -> LocalProcess:
         """See Launcher. One that we watch already is given as it is."""
@@ -268,20 +272,25 @@ class LocalLauncher:
         return Stopped(swept=len(killed))
 
     def _survivors(self, name: str, leader: LocalProcess | None, known: set[Member]) -> set[Member]:
-        processes = proctable.table()
-        spared = kin.accounted_for(processes, self._leaders(but=leader)) | {os.getpid()}
+        processes, leaders = self._look(but=leader)
+        spared = kin.accounted_for(processes, leaders) | {os.getpid()}
         cookie = proctable.Cookie(self._instance, name)
         marked = {pid for pid in processes if pid not in spared and proctable.cookie(pid) == cookie}
         group = kin.group(processes, leader.identity) if leader else set()
         return kin.survivors(processes, known, marked | group, spared)
+
+    def _look(self, but: LocalProcess | None = None) -> tuple[dict[int, proctable.Process], list[kin.Leader]]:
+        """The process table, and the leaders in it: whatever we have started is in both or in neither."""
+        with self._starting:
+            return proctable.table(), self._leaders(but=but)
 
     def _leaders(self, but: LocalProcess | None = None) -> list[kin.Leader]:
         running = [process for process in list(self._running.values()) if process.running and process is not but]
         return [kin.Leader(process.identity, process.members) for process in running]
 
     def _stray_names(self) -> set[str]:
-        processes = proctable.table()
-        spared = kin.accounted_for(processes, self._leaders()) | {os.getpid()}
+        processes, leaders = self._look()
+        spared = kin.accounted_for(processes, leaders) | {os.getpid()}
         marks = (proctable.cookie(pid) for pid, entry in processes.items() if pid not in spared and not entry.zombie)
         return {mark.backend for mark in marks if mark is not None and mark.instance == self._instance}
 

@@ -51,6 +51,22 @@ async def says(folder: Path, text: str) -> None:
     await eventually(lambda: text in "".join(logs.tail(folder / "a.log", 50)))
 
 
+async def test_a_sweep_spares_what_is_started_under_its_name_meanwhile(launcher: LocalLauncher, tmp_path: Path) -> None:
+    async def sweep_on_and_on() -> None:
+        while True:
+            await launcher.sweep("a")
+
+    async with asyncio.TaskGroup() as tasks:
+        sweeping = tasks.create_task(sweep_on_and_on())
+        started = []
+        for _ in range(50):
+            started.append(await launcher.spawn(python(tmp_path, FOREVER)))
+            await asyncio.sleep(0)
+        sweeping.cancel()
+    await launcher.sweep("a")
+    assert [process.exit for process in started if not process.running] == []
+
+
 async def test_exit_code_and_signal_are_told_to_everybody_who_waits(launcher: LocalLauncher, tmp_path: Path) -> None:
     process = await launcher.spawn(python(tmp_path, "raise SystemExit(7)"))
     assert set(await asyncio.gather(process.wait(), process.wait())) == {Exit(code=7)}
