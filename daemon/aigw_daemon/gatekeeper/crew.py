@@ -5,6 +5,7 @@ sockets along. Everything that a worker says comes through here.
 """
 
 import asyncio
+import contextlib
 import logging
 import signal
 import time
@@ -21,12 +22,27 @@ from aigw_daemon.gatekeeper.worker import Worker, identity_of, log_of, spec
 from aigw_daemon.home import Home
 from aigw_daemon.link.caching import CacheReply
 from aigw_daemon.link.daemon import WorkerConnection
-from aigw_daemon.link.messages import Demand, Drain, Hello, Load, Records, Snapshot, Started, Tail, Up
+from aigw_daemon.link.messages import (
+    Demand,
+    Drain,
+    Hello,
+    Load,
+    Ping,
+    Pong,
+    Records,
+    Snapshot,
+    Started,
+    Tail,
+    Up,
+)
 from aigw_daemon.supervisor.launcher import Launcher, NotAdopted
 from aigw_daemon.version import AIGW_VERSION, LINK_VERSION
 
 LOOK_SECONDS: Final = 0.1
 """How often a worker that has not said hello is looked at: it may have died."""
+MOST_OWED: Final = 3
+"""Signs of life that a worker may owe in a row. Three questions and not one long wait: while this daemon itself gets no
+time, an answer may lie there unread, but hardly three times."""
 
 log = logging.getLogger(__name__)
 
@@ -162,7 +178,9 @@ class Crew:
         return worker
 
     def _greet(self, worker: Worker, connection: WorkerConnection) -> None:
-        worker.connection = connection
+        worker.connection, worker.owed = connection, 0
+        if worker.same_version and not worker.asked:
+            self._spawn(self._until_mute(worker), f"signs-of-life-{worker.pid}")
         if self._snapshot is not None:
             connection.send(self._snapshot)
         connection.send(Tail(on=self._tail))
@@ -173,6 +191,7 @@ class Crew:
         self._news.wake()
 
     def _hear(self, worker: Worker, message: Up) -> None:
+        worker.owed = 0
         match message:
             case Load():
                 worker.load = message
@@ -185,15 +204,32 @@ class Crew:
                 self._ears.on_demand(message)
             case CacheReply():
                 self.questions.answered(message)
+            case Pong():
+                pass  # that it came is all that it says
             case Hello():
                 log.warning("gateway: worker %d said hello twice", worker.pid)
+
+    async def _until_mute(self, worker: Worker) -> None:
+        """Ask it for signs of life until it is gone, and kill it when it gives none: the next one gets its sockets."""
+        while worker.owed < MOST_OWED:
+            worker.asked += 1
+            worker.owed += 1
+            worker.send(Ping())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._timing.sign_of_life):
+                    await worker.gone.wait()
+                    return
+        worker.verdict = f"it gave no sign of life for {MOST_OWED * self._timing.sign_of_life:g} s"
+        log.error("gateway: worker %d is killed: %s", worker.pid, worker.verdict)
+        await self._launcher.stop(worker.handle, grace=0.0)
 
     def _add(self, worker: Worker) -> None:
         self._members[worker.pid] = worker
         self._spawn(self._until_gone(worker), f"watch-worker-{worker.pid}")
 
     async def _until_gone(self, worker: Worker) -> None:
-        worker.end = str(await worker.handle.wait())
+        end = await worker.handle.wait()
+        worker.end = worker.verdict or str(end)
         self._members.pop(worker.pid, None)
         sockets.close(worker.take_brought())
         worker.gone.set()

@@ -40,6 +40,12 @@ class Worker:
     same_version: bool = True
     leaving: bool = False
     """It has been asked to drain."""
+    asked: int = 0
+    """How often it was asked for a sign of life."""
+    owed: int = 0
+    """How many of those in a row it owes; whatever it says is one."""
+    verdict: str | None = None
+    """Why it was killed, if we did that."""
     gone: asyncio.Event = field(default_factory=asyncio.Event)
     end: str = ""
     """How it ended, once it is gone."""

@@ -22,7 +22,7 @@ from aigw_daemon.gateway.assembly import Gateway
 from aigw_daemon.gateway.upstream.pool import PooledClient
 from aigw_daemon.identity import boot_id, start_ticks
 from aigw_daemon.link.caching import CacheCommand
-from aigw_daemon.link.messages import Down, Drain, Hello, Snapshot, Tail, Up
+from aigw_daemon.link.messages import Down, Drain, Hello, Ping, Pong, Snapshot, Tail, Up
 from aigw_daemon.link.worker import WorkerLink
 from aigw_daemon.version import AIGW_VERSION, LINK_VERSION
 
@@ -129,6 +129,8 @@ class Worker:
                 self._told.set()
             case CacheCommand():
                 self._gateway.cache_desk.hear(message)
+            case Ping():
+                self._send(Pong())
             case Tail():
                 self._gateway.reporter.tailing = message.on
             case Drain():

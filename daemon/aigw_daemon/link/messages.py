@@ -1,8 +1,8 @@
 """What daemon and gateway worker say to each other, as msgpack over a Unix socket.
 
-Down: `Snapshot` at every change, `Drain`, `Tail`, `CacheCommand`. Up: `Hello` once per connection (with the listening
-descriptors beside it), `Load` while anything is in flight, `Records` in batches, `Demand`, `CacheReply`. Every message
-is a tagged struct; an unknown field is ignored, so that a newer side may say more.
+Down: `Snapshot` at every change, `Drain`, `Tail`, `CacheCommand`, `Ping`. Up: `Hello` once per connection (with the
+listening descriptors beside it), `Load` while anything is in flight, `Records` in batches, `Demand`, `CacheReply`,
+`Pong`. Every message is a tagged struct; an unknown field is ignored, so that a newer side may say more.
 """
 
 from typing import Final
@@ -204,6 +204,14 @@ class Tail(msgspec.Struct, frozen=True, tag="tail"):
     on: bool
 
 
+class Ping(msgspec.Struct, frozen=True, tag="ping"):
+    """Whether the worker can still act: one that is frozen or caught in a loop holds its sockets and serves nobody."""
+
+
+class Pong(msgspec.Struct, frozen=True, tag="pong"):
+    """It can."""
+
+
 class Hello(msgspec.Struct, frozen=True, tag="hello"):
     """The worker's first message; its listening sockets travel beside it (SCM_RIGHTS)."""
 
@@ -286,8 +294,8 @@ class Started(msgspec.Struct, frozen=True, tag="started"):
     endpoint: str
 
 
-Down = Snapshot | Drain | Tail | CacheCommand
-Up = Hello | Load | Demand | Records | Started | CacheReply
+Down = Snapshot | Drain | Tail | CacheCommand | Ping
+Up = Hello | Load | Demand | Records | Started | CacheReply | Pong
 
 encode = msgspec.msgpack.Encoder().encode
 _down: msgspec.msgpack.Decoder[Down] = msgspec.msgpack.Decoder(Down)

@@ -8,10 +8,12 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 
 import httpx
 import pytest
 
+from aigw_daemon.gatekeeper.crew import MOST_OWED
 from aigw_daemon.gatekeeper.gatekeeper import Gatekeeper
 from aigw_daemon.gatekeeper.listeners import AddressUnusable, bind
 from aigw_daemon.gatekeeper.timing import Timing
@@ -22,11 +24,13 @@ from aigw_daemon.link.messages import Demand, GatewayView, Load, Records, Snapsh
 from aigw_daemon.supervisor.process import LocalLauncher
 from aigw_daemon.words import State
 from tests.support.aigw import free_port
+from tests.support.living import is_gone
 from tests.support.supervision import fresh_home
 from tests.support.wait import eventually
 
 COOKIE = "c00c1e"
 QUICK = Timing(adoption=3.0, drain=2.0, leaving=1.0, retry=1.0)
+WATCHFUL = replace(QUICK, sign_of_life=1.0)
 
 
 class Deaf:
@@ -50,10 +54,10 @@ def home() -> Iterator[Home]:
 
 
 @asynccontextmanager
-async def keeping(home: Home, *, leave: bool = False) -> AsyncIterator[Gatekeeper]:
+async def keeping(home: Home, *, leave: bool = False, timing: Timing = QUICK) -> AsyncIterator[Gatekeeper]:
     """A gatekeeper that runs, with its link; at the end it is closed, or cut off as by a kill."""
     remembered: list[Identity | None] = []
-    keeper = Gatekeeper(home, LocalLauncher(COOKIE), Deaf(), remember=remembered.append, timing=QUICK)
+    keeper = Gatekeeper(home, LocalLauncher(COOKIE), Deaf(), remember=remembered.append, timing=timing)
     keeper.publish(Snapshot(revision=1, profile="test", gateway=GatewayView(), backends=(), routes=()))
     async with asyncio.TaskGroup() as tasks:
         running = [
@@ -119,6 +123,41 @@ async def test_five_crashes_in_a_minute_are_told_with_503_until_a_worker_stays(h
         assert keeper.restarts == 5
         async with httpx.AsyncClient() as client:
             assert (await client.get(f"http://127.0.0.1:{port}/health/live")).status_code == 200
+
+
+async def test_a_frozen_worker_is_replaced_and_who_waits_at_the_door_is_served(home: Home) -> None:
+    port = free_port()
+    async with keeping(home, timing=WATCHFUL) as keeper:
+        await keeper.open("127.0.0.1", port, None)
+        frozen = await serves(keeper)
+        os.kill(frozen, signal.SIGSTOP)
+        async with httpx.AsyncClient(timeout=20) as client:
+            assert (await client.get(f"http://127.0.0.1:{port}/health/live")).status_code == 200
+        assert await serves(keeper, but=frozen)
+        assert keeper.restarts == 1
+        assert is_gone(frozen)
+
+
+async def test_an_adopted_worker_that_freezes_is_replaced_as_well(home: Home) -> None:
+    port = free_port()
+    with stray(home, port) as worker:
+        async with keeping(home, timing=WATCHFUL) as keeper:
+            await keeper.open("127.0.0.1", port, None)
+            assert await serves(keeper) == worker.pid
+            worker.send_signal(signal.SIGSTOP)
+            await serves(keeper, but=worker.pid)
+            await eventually(lambda: worker.poll() is not None, what="the end of the frozen one")
+
+
+async def test_a_worker_that_gives_signs_of_life_is_left_alone(home: Home) -> None:
+    port = free_port()
+    async with keeping(home, timing=replace(QUICK, sign_of_life=0.2)) as keeper:
+        await keeper.open("127.0.0.1", port, None)
+        pid = await serves(keeper)
+        (worker,) = keeper._crew.members
+        asked_at = worker.asked
+        await eventually(lambda: worker.asked > asked_at + 2 * MOST_OWED, what="so many questions")
+        assert (keeper.pid, keeper.restarts) == (pid, 0)
 
 
 async def test_a_worker_that_nobody_wrote_down_is_adopted_with_its_socket(home: Home) -> None:
