@@ -362,6 +362,46 @@ async def test_the_operator_counts_finds_and_clears_what_is_in_redis(redis: Redi
     assert redis.command("DBSIZE") == ":1"
 
 
+async def test_a_clear_takes_what_still_waits_to_be_stored_along(redis: RedisServer) -> None:
+    async with running(redis.url) as tier:
+        await both_up(tier)
+        cache = Cache(MemoryTier(), tier)
+        for number in range(50):
+            assert await cache.keep(answer(number).origin, whole(), stream=False)
+        assert await cache.clear() == 50
+        tier.store(answer(99))
+        await eventually(lambda: redis.command("DBSIZE") == ":1", what="the one that came after the clear")
+        assert await tier.find(UNDER, key(99)) is not None
+
+
+async def test_a_clear_of_one_model_leaves_what_waits_of_the_others(redis: RedisServer) -> None:
+    async with running(redis.url) as tier:
+        await both_up(tier)
+        cache = Cache(MemoryTier(), tier)
+        for number in range(20):
+            tier.store(whole_answer(key=key(number), model="ab"[number % 2], created=time.time()))
+        assert tier._waiting_bytes == 20 * len(whole())
+        await cache.clear(["a"])
+        await eventually(lambda: redis.command("DBSIZE") == ":10", what="those of the other model")
+        assert tier._waiting_bytes == 0
+
+
+async def test_a_reply_that_was_on_its_way_during_a_clear_is_no_hit(redis: RedisServer) -> None:
+    async with running(redis.url) as tier, asyncio.TaskGroup() as tasks:
+        await both_up(tier)
+        await stored(tier, whole_answer(key=key(1), created=time.time() - 5))
+        cache = Cache(MemoryTier(), tier)
+        redis.pause()
+        looking = tasks.create_task(cache.far(Question(key(1), SPACE, usual_terms(3600.0), "llama")))
+        await eventually(lambda: tier._looks, what="the look")
+        clearing = tasks.create_task(cache.clear())
+        await eventually(lambda: cache.clears, what="the clear")
+        redis.resume()
+        assert await looking is None
+        assert await clearing == 1
+        assert cache.report().entries == 0
+
+
 async def test_the_operator_is_told_that_redis_cannot_be_asked(redis: RedisServer) -> None:
     redis.kill()
 

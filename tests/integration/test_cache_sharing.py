@@ -237,6 +237,23 @@ async def test_an_answer_that_comes_when_the_cache_is_off_is_not_kept(
     assert (leader.result()[0], gateway.gateway.cached.cache.report().entries) == (200, 0)
 
 
+async def test_a_call_that_was_begun_before_a_clear_is_joined_by_nobody_and_not_kept(
+    gateway: LocalGateway, first: FakeEngine
+) -> None:
+    go = asyncio.Event()
+    first.behaviour = after(go, whole())
+    async with asyncio.TaskGroup() as tasks:
+        before = tasks.create_task(gateway.ask(ASK))
+        await first.request()
+        assert await gateway.gateway.cached.cache.clear() == 0
+        later = tasks.create_task(gateway.ask(ASK))
+        await first.request()
+        go.set()
+    assert [word(answer.result()) for answer in (before, later)] == ["miss", "miss"]
+    await eventually(lambda: len(gateway.gateway.cached._flights) == 0, what="the end of both calls")
+    assert gateway.gateway.cached.cache.report().models["m"].stored == 1
+
+
 async def test_a_change_of_its_size_empties_the_cache_and_forgets_no_count(
     gateway: LocalGateway, first: FakeEngine, second: FakeEngine
 ) -> None:

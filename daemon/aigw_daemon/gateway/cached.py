@@ -234,7 +234,7 @@ class Cached:
 
     async def _ride(self, call: Call, question: Question) -> None:
         """Get the answer from an upstream call that is under way, or begin one. Raises ApiError, or GoAlone."""
-        rider = self._flights.join(_flight(question), stream=call.stream) if question.terms.look_up else None
+        rider = self._flights.join(self._flight(question), stream=call.stream) if question.terms.look_up else None
         if rider is None:
             self.cache.missed(question)
             rider = self._lead(call, question)
@@ -259,7 +259,7 @@ class Cached:
 
     def _lead(self, call: Call, question: Question) -> Rider[Landing]:
         # Who wants a fresh answer gets a call that nobody can have begun before.
-        name = _flight(question) if question.terms.look_up else b"%b-%d" % (question.key, next(self._lone))
+        name = self._flight(question) if question.terms.look_up else b"%b-%d" % (question.key, next(self._lone))
         plan = self._live.plan(Ask(call.model, call.endpoint))
         allowed = plan.decision.request_timeout if plan is not None else None
         account = SharedAccount(call, SharedClock(allowed or self._live.gateway.request_timeout))
@@ -271,6 +271,10 @@ class Cached:
         self._accounts[rider.flight] = account
         rider.flight.on_landing(self._accounts.pop)
         return rider
+
+    def _flight(self, question: Question) -> bytes:
+        """Requests by different names may have the same key, and different ways on when the first candidate fails."""
+        return b"%b%d:%b" % (question.key, self.cache.clears, question.name.encode())
 
     async def _landing(self, call: Call, rider: Rider[Landing], account: SharedAccount) -> Landing:
         """Wait for the answer's head."""
@@ -346,11 +350,6 @@ def _presented(exchange: Exchange) -> bytes:
     """The API key, in whichever header."""
     values = [value for name, value in exchange.headers if name in _API_KEYS]
     return b"\n".join(values) if values else b""
-
-
-def _flight(question: Question) -> bytes:
-    """Requests by different names may have the same key, and different ways on when the first candidate fails."""
-    return question.key + question.name.encode()
 
 
 def _is_drawn(account: Account, hop: Hop) -> bool:

@@ -81,6 +81,10 @@ class Cache:
         self._limit = limit
         self._clock = clock
         self._statistics = Statistics()
+        self.clears = 0
+        """How often answers were cleared: a call that was begun before is not for those who ask after it."""
+        self._cleared: dict[str | None, float] = {}
+        """By model, None for all: what came before this time is forgotten, also what is on its way."""
 
     def resize(self, memory: MemoryTier, limit: int) -> None:
         """Keep answers in this tier from now on, up to this size each. What was counted stays."""
@@ -128,7 +132,8 @@ class Cache:
             entry = self._entry(origin, body, stream, content_type)
         else:
             entry = await asyncio.to_thread(self._entry, origin, body, stream, content_type)
-        if entry is None:
+        # A call that was begun before a clear may have met what was the reason for it.
+        if entry is None or self._is_cleared(origin, origin.created - origin.seconds):
             return False
         self._memory.put(entry, origin.ttl)
         if self.redis is not None:
@@ -148,9 +153,13 @@ class Cache:
     async def clear(self, models: Collection[str] | None = None, before: float | None = None) -> int:
         """Forget the answers of these models, as backends name them, that came before a time (seconds since the epoch).
 
-        None means all. Returns how many answers that were, in the tier that held more of them. Raises
-        `redis_link.Gone` where Redis can't be asked; this process has forgotten them by then.
+        None means all, those that are on their way included. Returns how many answers that were, in the tier that held
+        more of them. Raises `redis_link.Gone` where Redis can't be asked; this process has forgotten them by then.
         """
+        self.clears += 1
+        horizon = self._clock() if before is None else before
+        for model in (None,) if models is None else models:
+            self._cleared[model] = max(horizon, self._cleared.get(model, horizon))
         chosen = [
             kept.entry.origin.key
             for kept in self._memory
@@ -158,7 +167,7 @@ class Cache:
             and (before is None or kept.entry.origin.created < before)
         ]
         near = sum(map(self._memory.drop, chosen))
-        far = await self.redis.upkeep.clear(models, before) if self.redis is not None else 0
+        far = await self.redis.clear(models, before) if self.redis is not None else 0
         return max(near, far)
 
     async def find(self, beginning: str) -> list[Entry]:
@@ -182,9 +191,16 @@ class Cache:
         if kept is not None or entry is None:
             return kept
         origin = entry.origin
+        # It was cleared while the reply was on its way.
+        if self._is_cleared(origin, origin.created):
+            return None
         # Another host's clock may be off: no answer lives longer here than it was given in all.
         left = min(origin.created + origin.ttl - self._clock(), origin.ttl)
         return self._memory.put(entry, left) if left > 0 else None
+
+    def _is_cleared(self, origin: Origin, since: float) -> bool:
+        cleared = self._cleared
+        return bool(cleared) and since < max(cleared.get(None, 0.0), cleared.get(origin.model, 0.0))
 
     def _hit(self, question: Question, kept: Kept, entry: Entry) -> Hit | None:
         age = self._clock() - entry.origin.created

@@ -8,7 +8,7 @@ timeout is enough to take it away, and a task gets it back.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from time import monotonic
 from typing import Final
 
@@ -18,7 +18,7 @@ from aigw_daemon.gateway.cache import codec
 from aigw_daemon.gateway.cache.entry import MAX_ENTRY_BYTES, Entry
 from aigw_daemon.gateway.cache.key import stored_name, stored_under
 from aigw_daemon.gateway.cache.pace import Pace
-from aigw_daemon.gateway.cache.redis_link import OPERATION_SECONDS, Gone, Link, Refusal
+from aigw_daemon.gateway.cache.redis_link import OPERATION_SECONDS, Gone, Link, Refusal, Reply
 from aigw_daemon.gateway.cache.redis_upkeep import RedisUpkeep
 from aigw_daemon.gateway.cache.statistics import RedisCounts
 
@@ -66,6 +66,8 @@ class RedisTier:
         self._waiting: deque[Entry] = deque()
         self._waiting_bytes = 0
         self._storing = asyncio.Event()
+        self._on_its_way = asyncio.Lock()
+        """Held while answers are on their way into Redis."""
 
     @property
     def up(self) -> bool:
@@ -108,6 +110,15 @@ class RedisTier:
         self._waiting.append(entry)
         self._waiting_bytes += len(entry.body)
         self._storing.set()
+
+    async def clear(self, models: Collection[str] | None, before: float | None) -> int:
+        """Remove the answers that `RedisUpkeep.clear` would, and those that wait to be stored. Raises Gone."""
+        kept = [entry for entry in self._waiting if not _is_chosen(entry, models, before)]
+        self._waiting_bytes = sum(len(entry.body) for entry in kept)
+        self._waiting = deque(kept)
+        async with self._on_its_way:
+            pass  # what is on its way must be there to be removed
+        return await self.upkeep.clear(models, before)
 
     async def _keep_looking(self) -> None:
         try:
@@ -161,13 +172,11 @@ class RedisTier:
     async def _store(self) -> None:
         while True:
             await self._storing.wait()
-            batch = self._next_writes()
-            commands = [await _command(entry) for entry in batch]
-            try:
-                replies = await self._writes.ask(*commands)
-            except Gone:
-                self.counts.unstored += len(batch)
-                raise
+            async with self._on_its_way:
+                batch = self._next_writes()
+                if not batch:
+                    continue  # a clear was faster
+                replies = await self._write(batch)
             self._writes.pace.succeeded()
             refused = sum(isinstance(reply, Refusal) for reply in replies)
             self.counts.unstored += refused
@@ -177,6 +186,14 @@ class RedisTier:
                 self._give_up_writes()
             else:
                 self._refusals.succeeded()
+
+    async def _write(self, batch: list[Entry]) -> list[Reply]:
+        commands = [await _command(entry) for entry in batch]
+        try:
+            return await self._writes.ask(*commands)
+        except Gone:
+            self.counts.unstored += len(batch)
+            raise
 
     def _next_writes(self) -> list[Entry]:
         batch: list[Entry] = []
@@ -196,6 +213,11 @@ class RedisTier:
         self._waiting.clear()
         self._waiting_bytes = 0
         self._storing.clear()
+
+
+def _is_chosen(entry: Entry, models: Collection[str] | None, before: float | None) -> bool:
+    origin = entry.origin
+    return (models is None or origin.model in models) and (before is None or origin.created < before)
 
 
 async def _command(entry: Entry) -> tuple[bytes | int, ...]:

@@ -63,6 +63,25 @@ async def test_an_answer_that_may_not_be_kept_is_not(cache: Cache, clock: FakeCl
     assert cache.report().entries == 0
 
 
+@pytest.mark.parametrize(
+    ("models", "began", "kept"),
+    [
+        (None, -1, False),
+        (None, 1, True),
+        (["llama3.1:8b"], -1, False),
+        (["llama3.1:8b"], 1, True),
+        (["other"], -1, True),
+    ],
+)
+async def test_what_was_on_its_way_when_answers_were_cleared_is_not_kept(
+    cache: Cache, clock: FakeClock, models: list[str] | None, began: float, kept: bool
+) -> None:
+    await cache.clear(models)
+    origin_of_it = origin(created=clock.time() + began + 2.5, seconds=2.5)
+    assert await cache.keep(origin_of_it, whole(), stream=False) is kept
+    assert cache.report().entries == kept
+
+
 async def test_each_form_is_answered_from_the_other_one(cache: Cache, clock: FakeClock) -> None:
     await keep(cache, clock, whole("Paris."))
     streamed = body_of(cache.near(asked(stream=True)))
