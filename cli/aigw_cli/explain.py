@@ -6,7 +6,8 @@ from aigw_cli.failure import CommandError, ExitCode
 from aigw_daemon.control.client import ConnectionLost, ControlError, DaemonNotRunning, Refused
 from aigw_daemon.control.launch import LaunchError
 from aigw_daemon.control.schema import Problem
-from aigw_daemon.home import HomeError
+from aigw_daemon.control.survivors import survivors
+from aigw_daemon.home import Home, HomeError
 from aigw_daemon.profile.errors import ProfileError
 
 EXIT_CODES = {
@@ -76,10 +77,12 @@ def went_away() -> CommandError:
 
 
 def daemon_missing() -> CommandError:
-    """Nobody listens on the control socket of this home."""
+    """Nobody listens on the control socket of this home; what an earlier daemon left may run and serve all the same."""
+    left = [f"{survivor.name} (PID {survivor.pid})" for survivor in survivors(Home.from_environment())]
     return CommandError(
         "aigwd is not running",
         code="daemon_not_running",
-        hint="'aigw up' starts it",
+        hint="'aigw up' starts it, and takes them up; 'aigw down' stops them" if left else "'aigw up' starts it",
+        details=(f"still running without it: {', '.join(left)}",) if left else (),
         exit_code=ExitCode.NO_DAEMON,
     )

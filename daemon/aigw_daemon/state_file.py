@@ -7,6 +7,7 @@ file as well: a torn state file must not make strangers of our own engines.
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import threading
@@ -98,12 +99,18 @@ class StateFile:
         self._revision = 0
         self._written = 0
         self._closing = False
+        self._trouble: str | None = None
         self._thread: threading.Thread | None = None
 
     @property
     def document(self) -> Document:
         """As it is now; immutable."""
         return self._document
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the last changes are not on disk, as long as that lasts."""
+        return self._trouble
 
     def backend(self, name: str) -> BackendRecord:
         """The record of a backend; an empty one when there is none."""
@@ -150,16 +157,16 @@ class StateFile:
         self._changed.notify_all()
 
     def _keep_written(self) -> None:
-        complained = ""
         while self._wait_for_change():
             try:
                 self.save()
-                complained = ""
+                self._trouble = None
             except OSError as error:
+                trouble = f"cannot write {self._path}: {error.strerror}"
                 # Said once per cause: a full disk stays full for a while, and the log may be on it.
-                if complained != str(error):
-                    log.warning("cannot write %s: %s; trying again every second", self._path, error)
-                    complained = str(error)
+                if trouble != self._trouble:
+                    log.warning("%s; trying again every second", trouble)
+                    self._trouble = trouble
                 time.sleep(RETRY_SECONDS)
 
     def _wait_for_change(self) -> bool:
@@ -178,6 +185,13 @@ class StateFile:
                 self.save()
             except OSError as error:
                 log.warning("cannot write %s: %s; its last changes are lost", self._path, error)
+
+
+def peek(path: Path) -> Document | None:
+    """What the state file says, for whoever only looks; None where it can't be read."""
+    with contextlib.suppress(OSError, msgspec.DecodeError):
+        return msgspec.json.decode(path.read_bytes(), type=Document)
+    return None
 
 
 def write_whole(path: Path, content: bytes) -> None:

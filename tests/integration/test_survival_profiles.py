@@ -1,6 +1,7 @@
 """Changing what is served while it is served: another port, a taken one, a profile that is no good."""
 
 import asyncio
+import re
 import socket
 import sys
 
@@ -69,6 +70,9 @@ async def test_a_taken_port_is_refused_by_name_and_nothing_changes(living: Livin
     assert refused.value.problem.code == "port_taken"
     assert f"port {taken} on 127.0.0.1 is taken by python" in refused.value.problem.message
     assert f"PID {stranger.pid}" in refused.value.problem.message
+    proposed = re.fullmatch(r"stop it, .* to a free port, such as (\d+)", refused.value.problem.hint or "")
+    assert proposed is not None
+    assert int(proposed[1]) > taken
     stranger.stdin.close()
     await stranger.wait()
     assert unchanged(living.status()) == unchanged(before)

@@ -59,6 +59,9 @@ async def test_on_a_full_disk_streams_daemon_and_even_a_new_daemon_live_on(cramp
     await eventually(lambda: cramped.status().gateway.pid not in {None, worker}, what="another worker")
     await asyncio.to_thread(cramped.ready)
     assert (await ask_once(port, CHAT))[0] == 200
+    (warning,) = cramped.status().daemon.warnings
+    unwritten = f"cannot write {cramped.home.state_file}: No space left on device"
+    assert warning == f"{unwritten}; a new daemon would not know what has changed since"
     await asyncio.to_thread(cramped.kill)
     await asyncio.to_thread(cramped.start)
     await asyncio.to_thread(cramped.ready)
@@ -69,6 +72,7 @@ async def test_on_a_full_disk_streams_daemon_and_even_a_new_daemon_live_on(cramp
     await eventually(
         lambda: b'"stopped_by_operator": true' in cramped.home.state_file.read_bytes(), what="the state on the disk"
     )
+    await eventually(lambda: not cramped.status().daemon.warnings, what="the end of the warning")
 
 
 def fill(path: Path) -> None:

@@ -55,6 +55,8 @@ def _header(status: Status, look: Look, own_version: str) -> list[Text]:
     if status.daemon.version != own_version:
         skew = f"this aigw is {own_version}: 'aigw daemon restart' brings the daemon to it"
         lines += hanging(skew, look.width, indent=" " * 9, style="yellow")
+    for warning in status.daemon.warnings:
+        lines += hanging(warning, look.width, indent=" " * 9, style="yellow")
     return [*lines, *(_cache(status.cache, look) if status.cache is not None else [])]
 
 

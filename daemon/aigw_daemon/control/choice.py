@@ -96,11 +96,11 @@ def unwritten(path: Path, error: OSError) -> Refusal:
     return Refusal(409, "state_unwritten", message, hint="make room there, then ask again; all goes on meanwhile")
 
 
-def port_taken(taken: PortTaken, owner: PortOwner | None) -> Refusal:
-    """Somebody else serves there: say who, and how to go on beside them."""
+def port_taken(taken: PortTaken, owner: PortOwner | None, free: int | None) -> Refusal:
+    """Somebody else serves there: say who, and how to go on beside them. ``free``: a port that could be had instead."""
     who = "another program" if owner is None else str(owner)
     message = f"port {taken.port} on {taken.host} is taken by {who}"
-    hint = "stop it, or set gateway.port in the profile to a free port"
+    hint = f"stop it, or set gateway.port in the profile to a free port{f', such as {free}' if free else ''}"
     return Refusal(409, "port_taken", message, hint=hint)
 
 

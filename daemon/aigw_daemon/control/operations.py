@@ -45,7 +45,7 @@ from aigw_daemon.control.snapshots import snapshot
 from aigw_daemon.control.takeup import TakeUp
 from aigw_daemon.control.why import explain
 from aigw_daemon.gatekeeper.gatekeeper import Gatekeeper
-from aigw_daemon.gatekeeper.listeners import AddressUnusable, PortTaken
+from aigw_daemon.gatekeeper.listeners import AddressUnusable, PortTaken, free_beside
 from aigw_daemon.gatekeeper.worker import NAME as GATEWAY
 from aigw_daemon.history.events import EventLog
 from aigw_daemon.history.hub import RecordHub
@@ -108,6 +108,15 @@ class Operations:
 
     # --- looking
 
+    def _daemon_status(self) -> DaemonStatus:
+        trouble = self._parts.state.trouble
+        return DaemonStatus(
+            pid=os.getpid(),
+            version=AIGW_VERSION,
+            uptime_s=time.monotonic() - self._started_at,
+            warnings=[f"{trouble}; a new daemon would not know what has changed since"] if trouble else [],
+        )
+
     def status(self) -> Status:
         """Everything at a glance."""
         parts = self._parts
@@ -115,7 +124,7 @@ class Operations:
         in_flight, gone = gatekeeper.in_flight(), no_longer_offered(self._last)
         return Status(
             profile=self._profile.name if self._profile else None,
-            daemon=DaemonStatus(pid=os.getpid(), version=AIGW_VERSION, uptime_s=time.monotonic() - self._started_at),
+            daemon=self._daemon_status(),
             gateway=GatewayStatus(
                 url=gatekeeper.url,
                 state=gatekeeper.state,
@@ -346,7 +355,8 @@ class Operations:
         try:
             await parts.gatekeeper.open(profile.gateway.host, profile.gateway.port, parts.state.document.gateway)
         except PortTaken as taken:
-            raise choice.port_taken(taken, parts.launcher.port_owner(taken.port)) from taken
+            free = free_beside(profile.gateway.host, taken.port)
+            raise choice.port_taken(taken, parts.launcher.port_owner(taken.port), free) from taken
         except AddressUnusable as error:
             raise Refusal(409, "address_unusable", str(error), hint="change gateway.host in the profile") from error
         self._profile = profile

@@ -25,6 +25,8 @@ class DaemonStatus(Message):
     pid: int
     version: str
     uptime_s: float
+    warnings: list[str] = []
+    """What a later daemon would suffer from, a sentence each."""
 
 
 class GatewayStatus(Message):

@@ -4,15 +4,20 @@
 traffic between an old and a new owner.
 """
 
+import contextlib
 import errno
 import ipaddress
 import socket
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 BACKLOG = 2048
 """Connections that the kernel keeps while no worker accepts: none is refused while one is replaced."""
 
 Endpoint = tuple[str, int]
+
+_NEAR: Final = 50
+_LAST_PORT: Final = 65_535
 
 
 class PortTaken(Exception):
@@ -60,6 +65,15 @@ def bind(wanted: Iterable[Endpoint]) -> list[socket.socket]:
         close(bound)
         raise
     return bound
+
+
+def free_beside(host: str, port: int) -> int | None:
+    """The next port above this one that could be served now, to be proposed; None where none is near."""
+    for candidate in range(port + 1, min(port + _NEAR, _LAST_PORT) + 1):
+        with contextlib.suppress(PortTaken, AddressUnusable):
+            close(bind(endpoints(host, candidate)))
+            return candidate
+    return None
 
 
 def gather(wanted: Sequence[Endpoint], have: Iterable[socket.socket]) -> list[socket.socket]:

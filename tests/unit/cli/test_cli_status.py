@@ -1,13 +1,18 @@
 """`aigw status`: the whole screen, as plain text, on terminals of several widths, and as JSON."""
 
 import json
+import os
 
+import msgspec
 import pytest
 from rich.console import Console
 
 from aigw_cli.render.look import Look
 from aigw_cli.render.status import status_lines
 from aigw_daemon.control.schema import GatewayStatus, LoadedModel, Status
+from aigw_daemon.home import Home
+from aigw_daemon.identity import Identity, boot_id, start_ticks
+from aigw_daemon.state_file import BackendRecord, Document
 from tests.support.fake_daemon import ControlC, FakeDaemon
 from tests.support.statuses import DAEMON, starter, workstation
 from tests.unit.cli.conftest import Aigw
@@ -121,7 +126,7 @@ def test_json_is_the_contract(aigw: Aigw, daemon: FakeDaemon) -> None:
     daemon.answers("GET /v1/status", starter("ready"))
     document = json.loads(aigw("status", "--json").out)
     assert document["profile"] == "starter"
-    assert document["daemon"] == {"pid": 4711, "version": "0.1.0", "uptime_s": 93784.5}
+    assert document["daemon"] == {"pid": 4711, "version": "0.1.0", "uptime_s": 93784.5, "warnings": []}
     assert document["gateway"].items() >= {"url": "http://127.0.0.1:4000", "state": "ready", "pid": 4712}.items()
     named = [
         "name",
@@ -161,6 +166,11 @@ def test_watching_in_plain_text_prints_one_block_per_change(aigw: Aigw, daemon: 
     assert out.endswith("\n\n")
 
 
+def test_what_a_later_daemon_would_suffer_from_stands_below_the_daemon() -> None:
+    status = starter("ready").model_copy(update={"daemon": DAEMON.model_copy(update={"warnings": ["disk full"]})})
+    assert "\ndaemon   PID 4711  version 0.1.0  up 1d02h\n         disk full\n" in drawn(status, 80)
+
+
 def test_ctrl_c_ends_watching_with_130(aigw: Aigw, daemon: FakeDaemon) -> None:
     daemon.streams("GET /v1/watch", [starter("ready"), ControlC()])
     ran = aigw("status", "--watch", "--json")
@@ -171,6 +181,33 @@ def test_without_a_daemon_it_says_how_to_start_one(aigw: Aigw) -> None:
     ran = aigw("status")
     assert (ran.code, ran.out) == (3, "")
     assert ran.err == "aigw: aigwd is not running\n  'aigw up' starts it\n"
+
+
+def living() -> Identity:
+    """Of a process that runs: this one."""
+    pid = os.getpid()
+    return Identity(pid, start_ticks(pid) or 0, boot_id(), os.getpgrp(), "c00c1e")
+
+
+def test_without_a_daemon_it_says_what_still_runs_and_what_becomes_of_it(aigw: Aigw, home: Home) -> None:
+    own, ended = living(), msgspec.structs.replace(living(), start_ticks=1)
+    backends = {"coder": BackendRecord(identity=own), "dead": BackendRecord(identity=ended), "idle": BackendRecord()}
+    home.prepare()
+    home.state_file.write_bytes(msgspec.json.encode(Document("c00c1e", gateway=own, backends=backends)))
+    pid = os.getpid()
+    assert aigw("status").err == (
+        "aigw: aigwd is not running\n"
+        f"  still running without it: gateway (PID {pid}), coder (PID {pid})\n"
+        "  'aigw up' starts it, and takes them up; 'aigw down' stops them\n"
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"instance": 3}', b"\xff"])
+def test_a_torn_state_file_says_nothing_of_what_still_runs(aigw: Aigw, home: Home, content: bytes) -> None:
+    home.prepare()
+    home.state_file.write_bytes(content)
+    assert aigw("status").err == "aigw: aigwd is not running\n  'aigw up' starts it\n"
+    assert home.state_file.read_bytes() == content
 
 
 def test_without_a_daemon_json_is_an_error_document(aigw: Aigw) -> None:

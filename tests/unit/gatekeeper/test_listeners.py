@@ -11,6 +11,7 @@ from aigw_daemon.gatekeeper.listeners import (
     bound_to,
     close,
     endpoints,
+    free_beside,
     is_loopback,
     url,
 )
@@ -29,6 +30,18 @@ def test_localhost_means_both_loopbacks(port: int) -> None:
 def test_a_host_that_does_not_resolve_is_named() -> None:
     with pytest.raises(AddressUnusable, match=r"gateway\.host 'no-such-host\.invalid'"):
         endpoints("no-such-host.invalid", 4000)
+
+
+def test_the_port_that_is_proposed_is_the_next_that_is_free_on_every_address(port: int) -> None:
+    with socket.create_server(("127.0.0.1", port)), socket.create_server(("::1", port + 1), family=socket.AF_INET6):
+        free = free_beside("localhost", port)
+    assert free is not None
+    assert port + 1 < free <= port + 50
+    close(bind(endpoints("localhost", free)))
+
+
+def test_above_the_last_port_there_is_none_to_propose() -> None:
+    assert free_beside("127.0.0.1", 65_535) is None
 
 
 def test_listeners_accept_on_every_address(port: int) -> None:

@@ -77,10 +77,10 @@ aigw_cache_saved_seconds_total{{model="llama"}} 192.5
 # HELP aigw_cache_memory_answers Answers in the worker's process.
 # TYPE aigw_cache_memory_answers gauge
 aigw_cache_memory_answers 24.0
-# HELP aigw_cache_memory_bytes What they take.
+# HELP aigw_cache_memory_bytes Bytes that they take.
 # TYPE aigw_cache_memory_bytes gauge
 aigw_cache_memory_bytes 73000.0
-# HELP aigw_cache_memory_limit_bytes What they may take.
+# HELP aigw_cache_memory_limit_bytes Bytes that they may take.
 # TYPE aigw_cache_memory_limit_bytes gauge
 aigw_cache_memory_limit_bytes 6.4e+07
 # HELP aigw_cache_redis_up Whether the cache's Redis can be asked.
