@@ -126,8 +126,8 @@ def _of_cached_models(cache: CacheReport) -> Iterator[Metric]:
 def _of_tiers(cache: CacheReport, view: CacheView) -> Iterator[Metric]:
     for name, text, value in (
         ("answers", "Answers in the worker's process.", cache.entries),
-        ("bytes", "What they take.", cache.bytes),
-        ("limit_bytes", "What they may take.", view.memory),
+        ("bytes", "Bytes that they take.", cache.bytes),
+        ("limit_bytes", "Bytes that they may take.", view.memory),
     ):
         yield _gauge(f"aigw_cache_memory_{name}", text, [((), value)])
     if view.redis is None:
