@@ -65,6 +65,8 @@ class BackendRecord(msgspec.Struct, frozen=True):
     """Where in its log this start began, in bytes."""
     restarts: int = 0
     """How often it was started again after it failed."""
+    revision: str = ""
+    """Of what the leader was started with; see `supervisor.revision`."""
 
 
 class Document(msgspec.Struct, frozen=True):

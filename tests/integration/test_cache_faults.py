@@ -15,13 +15,15 @@ import pytest
 
 from aigw_daemon.gateway.cache.redis_link import OPERATION_SECONDS
 from aigw_daemon.gateway.cache.redis_tier import RedisTier
+from aigw_daemon.link.caching import CacheCommand
 from aigw_daemon.link.messages import CacheView, Secret, Snapshot
-from tests.support.fake_engine import CHAT_ANSWER, EngineRequest, FakeEngine, fake_engine, whole
-from tests.support.gateway import backend, snapshot
+from tests.support.fake_engine import CHAT_ANSWER, EngineRequest, FakeEngine, fake_engine, says, whole
+from tests.support.gateway import backend, route, snapshot
 from tests.support.local_gateway import Answer, LocalGateway, local_gateway
 from tests.support.redis import RedisServer, redis_server
 from tests.support.wait import eventually
 
+SECRET = Secret("ab" * 32)
 SLACK_SECONDS = 0.2
 """What a busy machine may add to the tenth of a second, its engine's answer included."""
 
@@ -54,7 +56,7 @@ def named(seed: object) -> bytes:
 
 
 def over(engine: FakeEngine, redis: RedisServer, memory: int = 1024) -> Snapshot:
-    cache = CacheView(memory=memory, redis=Secret(redis.url), secret=Secret("ab" * 32))
+    cache = CacheView(memory=memory, redis=Secret(redis.url), secret=SECRET)
     return snapshot(backend("one", engine.port), cache=cache)
 
 
@@ -93,6 +95,11 @@ async def kept(gateway: LocalGateway, redis: RedisServer, count: int) -> None:
     """Ask so many questions and wait until Redis has their answers."""
     for seed in range(count):
         await ask(gateway, seed)
+    await holds(redis, count)
+
+
+async def holds(redis: RedisServer, count: int) -> None:
+    """Wait until Redis has so many answers."""
     await eventually(lambda: redis.command("DBSIZE") == f":{count}", what=f"{count} answers in Redis")
 
 
@@ -110,6 +117,40 @@ async def test_what_is_in_redis_is_a_hit_for_the_next_gateway(engine: FakeEngine
     async with serving(engine, redis) as gateway:
         assert [await ask(gateway, seed) for seed in range(4)] == ["hit"] * 3 + ["miss"]
     assert len(engine.requests) == 4
+
+
+@pytest.mark.parametrize("how", ["balance", "fallback_answers"])
+async def test_an_answer_of_another_one_that_counts_as_the_first_ones_is_found_in_redis(
+    redis: RedisServer, first: FakeEngine, second: FakeEngine, how: str
+) -> None:
+    views = (backend("one", first.port), backend("two", second.port, models=["m2"]))
+    targets = route("m", ("one", "m"), ("two", "m2"))
+    if how == "balance":
+        targets = msgspec.structs.replace(targets, balance="weighted")
+        first.behaviour = second.behaviour = says_what_was_asked
+    else:
+        first.behaviour, second.behaviour = says(whole(b"{}", 500)), says_what_was_asked
+    cache = CacheView(memory=1024, redis=Secret(redis.url), secret=SECRET, fallback_answers=how == "fallback_answers")
+    async with local_gateway(snapshot(*views, routes=[targets], cache=cache)) as gateway:
+        await connected(gateway)
+        for seed in range(12):
+            assert await ask(gateway, seed) == "miss"
+            await holds(redis, seed + 1)
+            assert await ask(gateway, seed) == "hit"
+        assert second.requests, "the other one answered, too"
+
+
+async def test_a_kept_answer_is_shown_though_redis_is_away(engine: FakeEngine, redis: RedisServer) -> None:
+    async with serving(engine, redis, memory=1024 * 1024) as gateway:
+        asked = msgspec.json.encode({"model": "m", "messages": [], "seed": 1})
+        key = (await gateway.ask(asked))[1][b"x-aigw-cache-key"].decode()
+        redis.kill()
+        reply = await gateway.gateway.cache_desk.handle(CacheCommand(1, "show", key=key))
+        assert reply.answer is not None
+        assert reply.answer.key == key
+        other = "1" if key.startswith("0") else "0"
+        missing = await gateway.gateway.cache_desk.handle(CacheCommand(2, "show", key=other))
+        assert "Redis can't be asked" in str(missing.problem)
 
 
 async def test_a_redis_that_hangs_delays_once_and_then_nothing(gateway: LocalGateway, redis: RedisServer) -> None:

@@ -5,7 +5,8 @@ import logging
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from urllib.parse import urlsplit
 
 import msgspec
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from aigw_daemon.gateway.cache import codec
 from aigw_daemon.gateway.cache.cache import Cache, Question
 from aigw_daemon.gateway.cache.entry import Entry
-from aigw_daemon.gateway.cache.key import KeySpace, stored_name, stored_under
+from aigw_daemon.gateway.cache.key import Keys, KeySpace
 from aigw_daemon.gateway.cache.memory import MemoryTier
 from aigw_daemon.gateway.cache.pace import Pace
 from aigw_daemon.gateway.cache.policy import usual_terms
@@ -26,7 +27,7 @@ from tests.support.redis import Kind, RedisServer, redis_server
 from tests.support.wait import eventually
 
 SPACE = KeySpace(CHAT, "ollama", "llama3.1:8b")
-UNDER = SPACE.stored_under
+STORE = Keys(b"a secret").store
 SLACK_SECONDS = 0.15
 """What a busy machine may add to a limit of a tenth of a second."""
 
@@ -52,8 +53,30 @@ def redis() -> Iterator[RedisServer]:
 
 
 @asynccontextmanager
+async def slowed(url: str, seconds: float) -> AsyncIterator[str]:
+    """A server by TCP, behind a way on which each piece takes so long."""
+    parts = urlsplit(url)
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while piece := await reader.read(65_536):
+                await asyncio.sleep(seconds)  # the slowness is what is tested
+                writer.write(piece)
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection(parts.hostname, parts.port)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(carry(reader, back))
+            tasks.create_task(carry(there, writer))
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
+
+
+@asynccontextmanager
 async def running(url: str, pace: Callable[[], Pace] = soon) -> AsyncIterator[RedisTier]:
-    tier = RedisTier(url, pace=pace)
+    tier = RedisTier(url, STORE, pace=pace)
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(tier.run())
         try:
@@ -69,14 +92,14 @@ async def both_up(tier: RedisTier) -> None:
 async def stored(tier: RedisTier, entry: Entry) -> None:
     """Store it until it can be found: a write on a connection that has died unseen is lost."""
     async with asyncio.timeout(10):
-        while await tier.find(UNDER, entry.origin.key) is None:
+        while await tier.find(entry.origin.key) is None:
             tier.store(entry)
             await asyncio.sleep(0.02)
 
 
 async def timed(tier: RedisTier, number: int = 1) -> tuple[Entry | None, float]:
     began = time.monotonic()
-    found = await tier.find(UNDER, key(number))
+    found = await tier.find(key(number))
     return found, time.monotonic() - began
 
 
@@ -89,8 +112,8 @@ async def test_what_is_stored_is_found_again_by_another_worker(kind: Kind) -> No
             await stored(tier, answer(2, "long " * 30_000))
         async with running(server.url) as tier:
             await both_up(tier)
-            small, large = await asyncio.gather(tier.find(UNDER, key(1)), tier.find(UNDER, key(2)))
-            missing = await tier.find(UNDER, key(3))
+            small, large = await asyncio.gather(tier.find(key(1)), tier.find(key(2)))
+            missing = await tier.find(key(3))
 
     assert (small and small.body, missing) == (answer(1).body, None)
     assert large is not None
@@ -122,7 +145,7 @@ async def test_redis_forgets_an_answer_after_its_time(redis: RedisServer) -> Non
         await stored(tier, msgspec.structs.replace(entry, origin=short))
         await eventually(lambda: redis.command("DBSIZE") == ":0", what="an empty database")
 
-        assert await tier.find(UNDER, key(1)) is None
+        assert await tier.find(key(1)) is None
 
 
 async def test_an_answer_under_another_ones_name_is_not_believed(redis: RedisServer) -> None:
@@ -131,11 +154,11 @@ async def test_an_answer_under_another_ones_name_is_not_believed(redis: RedisSer
         link = Link(redis.url, "test")
         await link.dial()
         for number, blob in ((1, codec.encode(answer(2))), (3, b"nonsense")):
-            await link.ask((b"SET", stored_name(UNDER, key(number)), blob))
+            await link.ask((b"SET", STORE + key(number).hex().encode(), blob))
         await link.close()
 
-        assert await tier.find(UNDER, key(1)) is None
-        assert await tier.find(UNDER, key(3)) is None
+        assert await tier.find(key(1)) is None
+        assert await tier.find(key(3)) is None
 
 
 async def test_a_redis_that_is_dead_at_the_start_is_one_warning_and_costs_nothing(
@@ -177,7 +200,7 @@ async def test_a_redis_that_stops_answering_delays_once_and_then_nothing(redis: 
         await eventually(lambda: tier._reads.pace.open, what="an open circuit")
         redis.resume()
         await both_up(tier)
-        assert await tier.find(UNDER, key(1)) is not None
+        assert await tier.find(key(1)) is not None
         assert tier._reads.pace.failures == 0
 
 
@@ -191,7 +214,7 @@ async def test_a_slow_write_holds_up_no_look(redis: RedisServer) -> None:
         assert tier.up, "looks have a connection of their own"
         redis.resume()
 
-        assert await tier.find(UNDER, key(1)) is not None
+        assert await tier.find(key(1)) is not None
 
 
 async def test_a_redis_killed_in_the_middle_of_an_operation_is_a_miss_and_is_found_again(redis: RedisServer) -> None:
@@ -276,7 +299,7 @@ class Storm:
                 self.given_up += 1
 
     async def _look(self, number: int) -> None:
-        found = await self._tier.find(UNDER, key(number))
+        found = await self._tier.find(key(number))
         if found is not None:
             self.hits += 1
             if found.body != whole(f"{number} Paris."):
@@ -343,7 +366,7 @@ async def test_an_answer_whose_time_is_over_by_this_clock_is_not_taken_from_redi
 
 
 async def test_the_operator_counts_finds_and_clears_what_is_in_redis(redis: RedisServer) -> None:
-    upkeep = RedisUpkeep(redis.url)
+    upkeep = RedisUpkeep(redis.url, STORE)
     now = time.time()
     async with running(redis.url) as tier:
         await both_up(tier)
@@ -371,7 +394,7 @@ async def test_a_clear_takes_what_still_waits_to_be_stored_along(redis: RedisSer
         assert await cache.clear() == 50
         tier.store(answer(99))
         await eventually(lambda: redis.command("DBSIZE") == ":1", what="the one that came after the clear")
-        assert await tier.find(UNDER, key(99)) is not None
+        assert await tier.find(key(99)) is not None
 
 
 async def test_a_clear_of_one_model_leaves_what_waits_of_the_others(redis: RedisServer) -> None:
@@ -406,8 +429,37 @@ async def test_the_operator_is_told_that_redis_cannot_be_asked(redis: RedisServe
     redis.kill()
 
     with pytest.raises(Gone):
-        await RedisUpkeep(redis.url).count()
+        await RedisUpkeep(redis.url, STORE).count()
 
 
-def test_a_models_answers_have_a_name_that_no_pattern_reads_into() -> None:
-    assert stored_under("b*") == b"aigw:cache:1:b%2A:"
+async def test_a_redis_that_refuses_to_remove_answers_is_not_told_as_a_clear(redis: RedisServer) -> None:
+    async with running(redis.url) as tier:
+        await both_up(tier)
+        await stored(tier, answer(1))
+        # As after a failed save, on a replica, or without the right to do so.
+        assert redis.command("CONFIG", "SET", "min-replicas-to-write", "1") == "+OK"
+        with pytest.raises(Gone, match="NOREPLICAS"):
+            await Cache(MemoryTier(), tier).clear()
+
+
+async def test_two_installations_at_one_redis_see_nothing_of_each_other(redis: RedisServer) -> None:
+    other = RedisUpkeep(redis.url, Keys(b"another secret").store)
+    async with running(redis.url) as tier:
+        await both_up(tier)
+        await stored(tier, answer(1))
+        assert await other.count() == 0
+        assert await other.find("", limit=10_000) == []
+        assert await other.clear() == 0
+        assert await tier.find(key(1)) is not None
+
+
+async def test_while_a_new_connection_has_not_answered_nobody_waits_on_it() -> None:
+    """A slow Redis makes a connection in time, and is too slow for the first question: over and over again."""
+    with redis_server("tcp") as server:
+        async with slowed(server.url, 0.1) as url, running(url) as tier:
+            longest = 0.0
+            while tier._reads.pace.failures < 3:
+                _, seconds = await asyncio.wait_for(timed(tier), 10)
+                longest = max(longest, seconds)
+                await asyncio.sleep(0.01)  # as requests come
+    assert longest < OPERATION_SECONDS + SLACK_SECONDS

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from aigw_daemon.gateway.cache.flight import FINISH_SECONDS
 from aigw_daemon.link.messages import CacheView, ModelView, Snapshot
 from aigw_daemon.words import State
 from tests.support.fake_engine import (
@@ -14,8 +15,13 @@ from tests.support.fake_engine import (
     DONE,
     FINISH,
     HELLO,
+    STREAM_END,
+    STREAM_HEAD,
     USAGE,
+    EngineRequest,
     FakeEngine,
+    chunk,
+    hangs,
     says,
     stream,
     whole,
@@ -129,6 +135,97 @@ async def test_vectors_and_ranks_come_back_byte_for_byte(
     answers = [await gateway.ask(asking, path=path) for _ in range(2)]
     assert [word(each) for each in answers] == ["miss", "hit"]
     assert answers[0][2] == answers[1][2] == answer
+
+
+@pytest.mark.parametrize(("path", "answer"), [("embeddings", EMBEDDING), ("rerank", RANKS)])
+async def test_vectors_and_ranks_come_in_one_piece_whatever_was_asked_for(
+    gateway: LocalGateway, first: FakeEngine, second: FakeEngine, path: str, answer: bytes
+) -> None:
+    both = ("chat/completions", "embeddings", "rerank")
+    wanted = over(first, second)
+    backends = tuple(
+        msgspec.structs.replace(view, endpoints=both, models=(ModelView(view.models[0].id, 1),))
+        for view in wanted.backends
+    )
+    gateway.apply(msgspec.structs.replace(wanted, backends=backends))
+    first.behaviour = says(whole(answer))
+    for stream_said in (True, True, False):
+        asked = body(input=["a"], query="q", documents=["a", "b"], stream=stream_said)
+        got = await gateway.ask(asked, path=path)
+        assert (got[0], got[2]) == (200, answer)
+    assert len(first.requests) == 1
+
+
+async def test_an_answer_that_has_no_other_form_is_asked_for_again(gateway: LocalGateway, first: FakeEngine) -> None:
+    odd = FINISH.replace(b'"delta":{}', b'"delta":{"content":{"text":"Hi"}}')
+    first.behaviour = says(stream(HELLO, odd, DONE))
+    assert await words(gateway, body(stream=True), body(stream=True)) == ["miss", "hit"]
+    first.behaviour = says(whole())
+    answer = await gateway.ask(body())
+    assert (answer[0], word(answer), answer[2]) == (200, "miss", CHAT_ANSWER)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.002, 0.1])
+async def test_a_stream_is_kept_whose_client_leaves_at_its_last_event(
+    gateway: LocalGateway, first: FakeEngine, seconds: float
+) -> None:
+    async def ends_late(_: object, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM_HEAD + b"".join(map(chunk, (HELLO, FINISH, DONE))))
+        await asyncio.sleep(seconds)  # many engines take a moment for the body's formal end
+        writer.write(STREAM_END)
+
+    first.behaviour = ends_late
+    async with gateway.asking(body(stream=True)) as client:
+        await client.until(DONE)
+    await eventually(lambda: gateway.gateway.cached.cache.report().entries == 1, what="the answer kept")
+    assert await words(gateway, body(stream=True)) == ["hit"]
+
+
+async def test_an_engine_that_never_ends_its_stream_is_let_go_a_second_after_the_last_client(
+    gateway: LocalGateway, first: FakeEngine
+) -> None:
+    async def never_ends(request: EngineRequest, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM_HEAD + b"".join(map(chunk, (HELLO, FINISH, DONE))))
+        await hangs(request, writer)
+
+    first.behaviour = never_ends
+    async with gateway.asking(body(stream=True)) as client:
+        await client.until(DONE)
+    request = await first.request()
+    await asyncio.wait_for(request.gone.wait(), FINISH_SECONDS + 1)
+    await eventually(lambda: len(gateway.gateway.cached._flights) == 0, what="the end of the call")
+    assert gateway.lane("one").in_flight == 0
+
+
+async def test_what_runs_under_the_same_name_now_does_not_give_the_old_ones_answers(
+    gateway: LocalGateway, first: FakeEngine, second: FakeEngine
+) -> None:
+    def running(revision: str) -> Snapshot:
+        wanted = over(first, second)
+        views = (msgspec.structs.replace(view, revision=revision) for view in wanted.backends)
+        return msgspec.structs.replace(wanted, backends=tuple(views))
+
+    gateway.apply(running("one model"))
+    assert await words(gateway, body(), body()) == ["miss", "hit"]
+    gateway.apply(running("another"))
+    assert await words(gateway, body(), body()) == ["miss", "hit"]
+    gateway.apply(running("one model"))
+    assert await words(gateway, body()) == ["hit"]
+
+
+async def test_the_strictest_of_two_lines_about_the_cache_holds(gateway: LocalGateway) -> None:
+    lines = ("cache-control: no-store", "cache-control: max-age=60")
+    assert [word(await gateway.ask(body(), *lines)) for _ in range(2)] == ["miss", "miss"]
+    assert gateway.gateway.cached.cache.report().entries == 0
+
+
+async def test_long_api_keys_are_told_apart_and_not_remembered(gateway: LocalGateway) -> None:
+    for number in range(3):
+        line = f"authorization: Bearer {number}{'x' * 60_000}"
+        assert [word(await gateway.ask(body(), line)) for _ in range(3)] == ["miss", "hit", "hit"]
+    cached = gateway.gateway.cached
+    assert cached._scopes == {}
+    assert all(len(scope) == 32 for _, scope, _ in cached._heard)
 
 
 async def test_the_same_prompt_at_two_endpoints_is_two_requests(gateway: LocalGateway, first: FakeEngine) -> None:

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from aigw_daemon.gateway import heartbeat
-from aigw_daemon.link.messages import CacheView, Drain
+from aigw_daemon.link.messages import CacheView, Drain, Snapshot
 from aigw_daemon.words import State
 from tests.support.fake_engine import (
     DONE,
@@ -36,6 +36,16 @@ from tests.support.sharing import (
     streaming,
     word,
 )
+
+LIMITS = ("the gateway's", "the route's")
+"""Whose deadline a test is about."""
+
+
+def limited(first: FakeEngine, second: FakeEngine, seconds: float, whose: str) -> Snapshot:
+    """Both engines under such a deadline."""
+    if whose == "the route's":
+        return over(first, second, route_seconds=seconds)
+    return over(first, second, seconds=seconds)
 
 
 @pytest.fixture
@@ -101,10 +111,11 @@ async def test_the_deadline_of_the_call_is_the_leaders_and_a_follower_has_what_i
     assert b"within 0.6 s" in leader.result()[2]
 
 
+@pytest.mark.parametrize("whose", LIMITS)
 async def test_who_goes_alone_is_held_to_a_deadline(
-    gateway: LocalGateway, first: FakeEngine, second: FakeEngine
+    gateway: LocalGateway, first: FakeEngine, second: FakeEngine, whose: str
 ) -> None:
-    gateway.apply(over(first, second, seconds=1.0))
+    gateway.apply(limited(first, second, 1.0, whose))
     go = asyncio.Event()
 
     async def fails_then_hangs(request: EngineRequest, writer: asyncio.StreamWriter) -> None:
@@ -140,10 +151,11 @@ async def test_a_cold_start_stops_the_clock_of_all_and_every_stream_gets_signs_o
     assert len(first.requests) == 1
 
 
+@pytest.mark.parametrize("whose", LIMITS)
 async def test_after_a_cold_start_that_was_in_vain_a_follower_still_has_its_time(
-    gateway: LocalGateway, first: FakeEngine, second: FakeEngine
+    gateway: LocalGateway, first: FakeEngine, second: FakeEngine, whose: str
 ) -> None:
-    warm, go = over(first, second, seconds=0.5), asyncio.Event()
+    warm, go = limited(first, second, 0.5, whose), asyncio.Event()
     gateway.apply(with_state(warm, "one", State.STARTING))
     first.behaviour = after(go, FAILURE, whole())
     async with asyncio.TaskGroup() as tasks:
@@ -200,6 +212,8 @@ async def test_a_refusal_of_the_same_bytes_is_told_to_everybody(gateway: LocalGa
     assert {task.result()[0] for task in asked} == {400}
     assert all(b"top_p is wrong" in task.result()[2] for task in asked)
     assert (len(first.requests), gateway.breaker("one").closed) == (1, True)
+    counts = gateway.gateway.cached.cache.report().models["m"]
+    assert (counts.misses, counts.coalesced) == (1, 99)
 
 
 async def test_a_refusal_of_other_bytes_may_not_be_this_ones(gateway: LocalGateway, first: FakeEngine) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
@@ -56,10 +56,27 @@ class Hello:
         exchange.respond(status_line(200), b"hello")
 
 
+class Large(Hello):
+    """Answers with more than a client's buffers take."""
+
+    BODY = b"x" * 900_000
+
+    async def __call__(self, exchange: Exchange) -> None:
+        """In a task, as what an engine answers."""
+        self.at_once(exchange)
+
+    def at_once(self, exchange: Exchange) -> bool:
+        """Without one, as a kept answer."""
+        exchange.respond(status_line(200), self.BODY)
+        return True
+
+
 @contextlib.asynccontextmanager
-async def serving(application: Floods | Hello) -> AsyncIterator[tuple[Server, int]]:
+async def serving(
+    application: Floods | Hello, at_once: Callable[[Exchange], bool] | None = None
+) -> AsyncIterator[tuple[Server, int]]:
     """A server in this process, on a free port."""
-    server = Server(application, GatewayView(), RequestIds())
+    server = Server(application, GatewayView(), RequestIds(), at_once)
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
     await server.listen([listener])
@@ -85,6 +102,72 @@ async def test_a_client_that_takes_nothing_is_cut(monkeypatch: pytest.MonkeyPatc
             got = await reader.read()
             assert b"0\r\n\r\n" not in got[-5:]
         writer.close()
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["answers that are there", "answers that take a task"])
+@pytest.mark.parametrize("together", [True, False], ids=["all at once", "one after the other"])
+async def test_who_asks_on_without_taking_the_answers_gets_one_at_a_time(kept: bool, together: bool) -> None:
+    large, asked = Large(), 12
+    async with serving(large, large.at_once if kept else None) as (server, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+        if together:
+            writer.write(GET * asked)
+        else:
+            for _ in range(asked):
+                writer.write(GET)
+                await asyncio.sleep(0.005)  # each comes for itself
+        await eventually(lambda: server.connections == 1 and only(server)._waiting, what="requests that wait")
+        most = 0
+        for _ in range(asked):
+            most = max(most, only(server).transport.get_write_buffer_size())
+            await reader.readuntil(b"\r\n\r\n")
+            assert await reader.readexactly(len(Large.BODY)) == Large.BODY
+        assert most < 1.2 * len(Large.BODY)
+        writer.close()
+
+
+async def test_too_many_requests_that_nobody_takes_the_answers_of_end_the_connection() -> None:
+    large = Large()
+    async with serving(large, large.at_once) as (server, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+        writer.write(GET * 1000)
+        await eventually(lambda: server.connections == 1 and only(server)._deaf, what="the end of its requests")
+        assert only(server)._waiting == []
+        with contextlib.suppress(ConnectionError):
+            assert (await reader.read()).count(b"HTTP/1.1 200") < connection.MAX_PIPELINED
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        b"GET / HTTP/1.1\r\nhost: localhost\r\n",
+        b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9999999\r\n\r\n",
+    ],
+    ids=["a head", "a body"],
+)
+async def test_a_next_request_without_end_is_not_gathered_behind_the_one_that_is_answered(more: bytes) -> None:
+    flood = Floods()
+    async with serving(flood) as (server, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+        writer.write(GET + more)
+        for _ in range(200):
+            writer.write(b"x-more: " + b"x" * 10_000 + b"\r\n")
+            await reader.readexactly(10_000)
+        await eventually(lambda: only(server)._deaf, what="the end of what is heard")
+        busy = only(server)
+        assert (busy._headers, busy._body, busy._waiting, busy._reading) == ([], [], [], None)
+        sent = flood.sent
+        await reader.readexactly(3_000_000)
+        await eventually(lambda: flood.sent > sent, what="the stream going on")
+        writer.close()
+        await eventually(lambda: flood.ended is Interruption.CLIENT_LEFT, what="the end of the stream")
+
+
+def only(server: Server) -> connection.Connection:
+    """The one connection that there is."""
+    (found,) = server._open()
+    return found
 
 
 async def test_a_slow_client_that_takes_something_is_served_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 import asyncio
 
+import msgspec
+
 from aigw_daemon.link.messages import CacheView, GatewayView, Snapshot
 from tests.support.fake_engine import (
     DONE,
@@ -28,10 +30,19 @@ LAST = DONE + b"\r\n" + STREAM_END
 LONG = 30.0
 
 
-def over(first: FakeEngine, second: FakeEngine, seconds: float = LONG, cache: CacheView | None = None) -> Snapshot:
-    """A route over two engines, and one to the first alone; ``seconds`` are a request's deadline."""
+def over(
+    first: FakeEngine,
+    second: FakeEngine,
+    seconds: float = LONG,
+    cache: CacheView | None = None,
+    route_seconds: float | None = None,
+) -> Snapshot:
+    """A route over two engines, and one to the first alone; ``seconds`` are a request's deadline, as the gateway or,
+    for these routes, the routes themselves have it.
+    """
     views = (backend("one", first.port), backend("two", second.port, models=["m2"]))
     routes = [route("m", ("one", "m"), ("two", "m2")), route("solo", ("one", "m"))]
+    routes = [msgspec.structs.replace(each, request_timeout=route_seconds) for each in routes]
     return snapshot(*views, routes=routes, gateway=GatewayView(request_timeout=seconds), cache=cache or CacheView())
 
 

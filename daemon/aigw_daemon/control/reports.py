@@ -51,6 +51,7 @@ def backend_view(report: BackendReport, *, held: bool, last_start_s: float | Non
         max_concurrency=report.max_concurrency,
         wanted=not held,
         last_start_s=last_start_s,
+        revision=report.revision,
     )
 
 

@@ -37,10 +37,12 @@ from aigw_daemon.gateway.server.exchange import Exchange
 from aigw_daemon.gateway.sharing import ClientSink, FlightSink, Landing, Seat, SharedAccount, SharedClock
 from aigw_daemon.gateway.upstream.base import UpstreamError
 from aigw_daemon.gateway.wire import ApiError
-from aigw_daemon.link.messages import CacheView
+from aigw_daemon.link.messages import STREAMED, CacheView
 
 _API_KEYS = (b"authorization", b"x-api-key")
 _SCOPES_KEPT = 1_024
+_LONGEST_KEPT: Final = 512
+"""Bytes of an API key whose scope is remembered: a head may bring keys of 64 KiB."""
 _MEMO_OVERHEAD: Final = 1024
 """What a remembered request takes beside its body, about."""
 _NOT_YET = b""
@@ -91,7 +93,7 @@ class Cached:
         self._forget()
         if (view.memory, view.max_answer) != (before.memory, before.max_answer):
             self.cache.resize(MemoryTier(view.memory), view.max_answer)
-        if (view.redis, view.max_answer) != (before.redis, before.max_answer):
+        if (view.redis, view.max_answer, view.secret) != (before.redis, before.max_answer, before.secret):
             if self._redis_task is not None:
                 self._redis_task.cancel()
             self.cache.redis = self._redis_task = None
@@ -102,7 +104,7 @@ class Cached:
         # Imported when it is wanted, and aside: it takes longer than the rest of the worker together.
         redis = await asyncio.to_thread(import_module, "aigw_daemon.gateway.cache.redis_tier")
         try:
-            self.cache.redis = redis.RedisTier(url, max_answer)
+            self.cache.redis = redis.RedisTier(url, self._keys.store, max_answer)
             await self.cache.redis.run()
         except Exception:  # noqa: BLE001  a bug in here must not go unseen: nobody awaits this task
             _log.exception("the cache's Redis is left out")
@@ -130,11 +132,13 @@ class Cached:
         if not (wanted.look_up or wanted.store):
             call.mark(wanted.word)
             return None
-        call.caching, scope = caching, self._scope(call)
+        call.caching, scope = caching, self._scope(call.exchange)
         key = _NOT_YET if len(body) > THREAD_BYTES else self._key(call, caching, scope)
         if key is None:
             return None
-        return Question(key, caching.space, wanted, call.model, call.stream, call.facts.usage_asked, scope)
+        # What is no text comes in one piece, whatever was asked for.
+        stream = call.stream and call.endpoint in STREAMED
+        return Question(key, caching.space, wanted, call.model, stream, call.facts.usage_asked, scope)
 
     def hit(self, call: Call, question: Question) -> bool:
         """Answer from what this process keeps; whether it does. Synchronous: a coroutine would be felt by each hit."""
@@ -149,7 +153,7 @@ class Cached:
         """A kept answer for the very bytes that were a `hit` before; the look at all that they say is spared."""
         if not self._heard or exchange.controls is not None or self._plans is not self._live.plans:
             return None
-        known = self._heard.get((endpoint, _presented(exchange), exchange.body))
+        known = self._heard.get((endpoint, self._scope(exchange), exchange.body))
         if known is None or (hit := self.cache.near(known[1])) is None:
             return None
         return Heard(known[0], hit)
@@ -160,7 +164,7 @@ class Cached:
         if self._plans is not self._live.plans or self._heard_room < 0:
             # What the snapshot says of a model may be another thing now.
             self._forget()
-        self._heard[call.endpoint, _presented(call.exchange), call.body] = (call.facts, question)
+        self._heard[call.endpoint, question.scope, call.body] = (call.facts, question)
         self._heard_room -= len(call.body) + _MEMO_OVERHEAD
 
     def _forget(self) -> None:
@@ -219,15 +223,17 @@ class Cached:
             return None
         return self._keys.key(caching.space, scope, call.body)
 
-    def _scope(self, call: Call) -> bytes:
+    def _scope(self, exchange: Exchange) -> bytes:
         """Whose answers these are: of whoever presents this API key, needed or not; of all who present none."""
-        presented = _presented(call.exchange)
+        presented = _presented(exchange)
         if not presented:
             return COMMON_SCOPE
         if (scope := self._scopes.get(presented)) is None:
-            if len(self._scopes) >= _SCOPES_KEPT:
-                self._scopes.clear()
-            scope = self._scopes[presented] = self._keys.scope(presented)
+            scope = self._keys.scope(presented)
+            if len(presented) <= _LONGEST_KEPT:
+                if len(self._scopes) >= _SCOPES_KEPT:
+                    self._scopes.clear()
+                self._scopes[presented] = scope
         return scope
 
     # One call for all.
@@ -249,6 +255,7 @@ class Cached:
             await _pass_on(call, landing, rider, account)
         except GoAlone as alone:
             if (refusal := account.refusal(call, alone.__cause__)) is not None:
+                self.cache.coalesced(question)
                 call.take_over(account, leader=False)
                 raise refusal from alone
             seat.go_alone()

@@ -61,10 +61,12 @@ def read_controls(headers: tuple[tuple[bytes, bytes], ...]) -> Controls:
     A program sends the same ones with all its requests, so they are remembered.
     """
     said = {name: value.decode("latin-1").strip() for name, value in headers}
+    # A list may come in several lines (RFC 9110, 5.3).
+    directives = [value.decode("latin-1") for name, value in headers if name == CACHE_CONTROL]
     return Controls(
         bypass=said.get(CACHE, "").lower() == BYPASS,
         cache=said.get(CACHE),
-        cache_control=said.get(CACHE_CONTROL),
+        cache_control=", ".join(directives) if directives else None,
         usual=not said.keys() - {CACHE, CACHE_CONTROL},
         timeout=_timeout(said[TIMEOUT]) if TIMEOUT in said else None,
         fallback=_choice(FALLBACK, said.get(FALLBACK, "on"), ("on", "off")) == "on",

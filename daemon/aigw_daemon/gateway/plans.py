@@ -111,12 +111,13 @@ def _caching(table: RoutingTable, decision: Decision, cache: CacheView) -> Cachi
 
 
 def _space(table: RoutingTable, decision: Decision, candidate: Candidate, cache: CacheView) -> KeySpace:
-    view = table.view(candidate)
+    view, backend = table.view(candidate), table.backends.get(candidate.backend)
     return KeySpace(
         decision.endpoint,
         candidate.backend,
         candidate.model,
         view.digest if view is not None else None,
+        revision=backend.revision if backend is not None else "",
         split_by=cache.split_by,
         params=decision.params,
     )

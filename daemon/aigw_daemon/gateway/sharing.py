@@ -142,7 +142,8 @@ class Seat:
         self._call = call
         self._account = account
         self._since = asyncio.get_running_loop().time()
-        self._left = call.clock.remaining
+        # The route's own limit, if it has one, is the shared clock's.
+        self._left = min(call.clock.remaining, account.clock.seconds)
         self._stood = account.clock.stood
         call.clock.allow(inf)
         call.allow(call.controls.timeout)
@@ -150,10 +151,14 @@ class Seat:
 
     def go_alone(self) -> None:
         """The client is on its own clock again, for which the time counts in which the shared one didn't stand."""
-        if self._call.controls.timeout is None:
-            stood = self._account.clock.stood - self._stood
+        call, account = self._call, self._account
+        if call.controls.timeout is None:
+            stood = account.clock.stood - self._stood
             waited = asyncio.get_running_loop().time() - self._since - stood
-            self._call.clock.allow(max(0.0, self._left - waited))
+            call.allowed = account.clock.seconds
+            call.clock.allow(max(0.0, self._left - waited))
+        # Its deadline is set: who walks on for it must not count it anew, from its arrival.
+        call.decision = call.decision or account.decision
 
     def leave(self) -> None:
         """The client waits for the shared call no more."""
@@ -175,6 +180,7 @@ class FlightSink:
 
     def write(self, data: bytes) -> None:
         """See relay.Sink."""
+        self._flight.whole = self._scan.done
         frame = self._scan.usage_frame
         if frame is None or frame is self._split:
             self._flight.publish(data)

@@ -18,6 +18,8 @@ EMBEDDINGS: Final = "embeddings"
 RERANK: Final = "rerank"
 ENDPOINTS: Final = (CHAT, COMPLETIONS, EMBEDDINGS, RERANK)
 """What can be asked of an engine, as the path below its base path (rule S4)."""
+STREAMED: Final = frozenset({CHAT, COMPLETIONS})
+"""Those of them that are answered in a stream when a request says so."""
 
 
 class Secret(msgspec.Struct, frozen=True):
@@ -82,6 +84,8 @@ class BackendView(msgspec.Struct, frozen=True):
     """Seconds that a request waits for it to start."""
     last_start_s: float | None = None
     """Seconds that its last start took until it was ready, where that is known."""
+    revision: str = ""
+    """Of what it runs or will run: its model's file, its arguments, its address. Another one may answer otherwise."""
 
 
 class TargetView(msgspec.Struct, frozen=True):

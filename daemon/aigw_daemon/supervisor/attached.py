@@ -16,6 +16,7 @@ from aigw_daemon.supervisor.engines.registry import ENGINES
 from aigw_daemon.supervisor.failures import Failure, FailureKind
 from aigw_daemon.supervisor.lifecycle import Event, Life
 from aigw_daemon.supervisor.probe import Listing, Reading
+from aigw_daemon.supervisor.revision import revision
 from aigw_daemon.words import SERVING, EngineKind, State
 
 LOCAL_SECONDS: Final = 10.0
@@ -50,6 +51,7 @@ class AttachedBackend(Backend):
             address=self._address,
             api_key=self._key,
             max_concurrency=self.plan.section.max_concurrency,
+            revision=revision(self.plan, self._edges),
         )
 
     def _on_start(self, *, by_operator: bool) -> None:

@@ -134,6 +134,8 @@ class BackendReport:
     """Its last failure, whatever became of it since, as far as this daemon has seen it."""
     stale: bool = False
     """It runs with other arguments than the profile now asks for."""
+    revision: str = ""
+    """Of what answers, or would if it were started; see `revision`."""
     leaving: bool = False
     """It was idle or makes way for another: it drains, stops or has stopped, and a request starts it again."""
 

@@ -17,6 +17,7 @@ from aigw_daemon.supervisor.happenings import Happening
 from aigw_daemon.supervisor.keys import engine_key
 from aigw_daemon.supervisor.launcher import Handle, Launcher, LaunchError, NotAdopted, ProcessSpec, Stopped
 from aigw_daemon.supervisor.ports import PortOwner
+from aigw_daemon.supervisor.revision import revision
 
 log = logging.getLogger(__name__)
 
@@ -75,9 +76,16 @@ async def launch(plan: Plan, edges: Edges, kind: Engine, placement: Placement) -
     path = log_path(plan, edges)
     offset = edges.launcher.log_size(path)
     seats = tuple(Seat(gpu.index, gpu.uuid) for gpu in placement.devices)
+    started_with = revision(plan, edges)
     handle = await edges.launcher.spawn(ProcessSpec(plan.name, command.argv, env, path))
     edges.state.update_backend(
-        plan.name, identity=handle.identity, port=port or None, log_offset=offset, descendants=(), gpus=seats
+        plan.name,
+        identity=handle.identity,
+        port=port or None,
+        log_offset=offset,
+        descendants=(),
+        gpus=seats,
+        revision=started_with,
     )
     return Running(handle, port, _key(plan, edges, kind))
 

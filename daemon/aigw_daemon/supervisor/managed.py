@@ -22,6 +22,7 @@ from aigw_daemon.supervisor.lifecycle import Event
 from aigw_daemon.supervisor.liveness import Liveness
 from aigw_daemon.supervisor.probe import Reading
 from aigw_daemon.supervisor.progress import LOOKS, Progress
+from aigw_daemon.supervisor.revision import revision
 from aigw_daemon.supervisor.takedown import DEAF, End, end_process, explained, unload
 from aigw_daemon.supervisor.verdict import Ended, judge
 from aigw_daemon.words import SERVING, State
@@ -76,6 +77,8 @@ class ManagedBackend(ProcessBackend):
             log_tail=self.failure.lines if self.failure is not None else (),
             past=self._past,
             stale=process is not None and process.stale,
+            # What runs was read when it was started: a file that was replaced since counts from the next start on.
+            revision=record.revision if process is not None else revision(self.plan, self._edges),
             leaving=self._parting is not None,
         )
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from aigw_daemon.gateway.cache.convert import JSON_TYPE, in_form
+from aigw_daemon.gateway.cache.convert import JSON_TYPE, NoOtherForm, in_form
 from aigw_daemon.gateway.cache.entry import MAX_ENTRY_BYTES, Entry, Origin, stream_entry, whole_entry
 from aigw_daemon.gateway.cache.key import COMMON_SCOPE, KeySpace
 from aigw_daemon.gateway.cache.memory import Kept, MemoryTier
@@ -98,7 +98,10 @@ class Cache:
         if entry is None:
             if len(kept.entry.body) > THREAD_BYTES:
                 return None
-            entry = in_form(kept.entry, stream=question.stream)
+            try:
+                entry = in_form(kept.entry, stream=question.stream)
+            except NoOtherForm:
+                return None
             self._memory.add_form(kept, entry)
         return self._hit(question, kept, entry)
 
@@ -111,7 +114,10 @@ class Cache:
             return None
         entry = kept.forms.get(question.stream)
         if entry is None:
-            entry = await _in_form(kept.entry, stream=question.stream)
+            try:
+                entry = await _in_form(kept.entry, stream=question.stream)
+            except NoOtherForm:
+                return None
             self._memory.add_form(kept, entry)
         return self._hit(question, kept, entry)
 
@@ -146,6 +152,7 @@ class Cache:
     def report(self) -> CacheReport:
         """What it did since the worker began, and what this process keeps now."""
         redis = self.redis
+        self._memory.purge()
         counts = msgspec.structs.replace(redis.counts) if redis is not None else None
         up = redis is not None and redis.up
         return CacheReport(self._statistics.all(), len(self._memory), self._memory.bytes, counts, up)
@@ -157,6 +164,7 @@ class Cache:
         more of them. Raises `redis_link.Gone` where Redis can't be asked; this process has forgotten them by then.
         """
         self.clears += 1
+        self._memory.purge()
         horizon = self._clock() if before is None else before
         for model in (None,) if models is None else models:
             self._cleared[model] = max(horizon, self._cleared.get(model, horizon))
@@ -171,21 +179,33 @@ class Cache:
         return max(near, far)
 
     async def find(self, beginning: str) -> list[Entry]:
-        """The answers whose key begins with these lower-case hexadecimal digits. Raises `redis_link.Gone`."""
+        """The answers whose key begins with these lower-case hexadecimal digits.
+
+        Raises `redis_link.Gone` where this process has none, and Redis can't be asked.
+        """
+        self._memory.purge()
         found = {
             kept.entry.origin.key: kept.entry
             for kept in self._memory
             if kept.entry.origin.key.hex().startswith(beginning)
         }
         if self.redis is not None:
-            stored = await self.redis.upkeep.find(beginning, self._limit)
-            found = {entry.origin.key: entry for entry in stored} | found
+            # Where there is a Redis, its client has been imported already.
+            from aigw_daemon.gateway.cache.redis_link import Gone  # noqa: PLC0415
+
+            try:
+                stored = await self.redis.upkeep.find(beginning, self._limit)
+            except Gone:
+                if not found:
+                    raise
+            else:
+                found = {entry.origin.key: entry for entry in stored} | found
         return list(found.values())
 
     async def _from_redis(self, question: Question) -> Kept | None:
         if self.redis is None:
             return None
-        entry = await self.redis.find(question.space.stored_under, question.key)
+        entry = await self.redis.find(question.key)
         # What this process has got meanwhile is newer.
         kept = self._memory.get(question.key)
         if kept is not None or entry is None:

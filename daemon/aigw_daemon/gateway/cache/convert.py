@@ -17,6 +17,11 @@ JSON_TYPE: Final = "application/json"
 
 Fields = dict[str, Any]
 
+
+class NoOtherForm(Exception):
+    """The answer can't be brought into the other form: some engine says things in a way that nobody knows of."""
+
+
 _CHUNK_OBJECT: Final = "chat.completion.chunk"
 _WHOLE_OBJECTS: Final = {_CHUNK_OBJECT: "chat.completion"}
 _IN_EVERY_CHUNK: Final = ("id", "created", "model", "system_fingerprint", "service_tier")
@@ -29,10 +34,14 @@ _encode = msgspec.json.Encoder().encode
 
 
 def in_form(entry: Entry, *, stream: bool) -> Entry:
-    """The entry as a stream or as a whole answer; the same object where it is one already."""
+    """The entry as a stream or as a whole answer; the same object where it is one already. Raises NoOtherForm."""
     if entry.stream == stream:
         return entry
-    return _as_stream(entry) if stream else _as_whole(entry)
+    try:
+        return _as_stream(entry) if stream else _as_whole(entry)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        # Only the shape of the outermost fields was looked at when it was kept.
+        raise NoOtherForm(f"{type(error).__name__}: {error}") from error
 
 
 def _as_whole(entry: Entry) -> Entry:
@@ -99,7 +108,9 @@ def _join(whole: Fields, delta: Mapping[str, Any]) -> None:
             case list() if name == "tool_calls":
                 whole[name] = _join_calls(before or [], value)
             case list():
-                whole[name] = (before or []) + value
+                whole[name] = _parts(before) + value
+            case str() if isinstance(before, list):
+                whole[name] = before + _parts(value)
             case dict():
                 joined: Fields = dict(before or {})
                 _join(joined, value)
@@ -110,6 +121,13 @@ def _join(whole: Fields, delta: Mapping[str, Any]) -> None:
                 whole[name] = (before or "") + value
             case _:
                 whole[name] = value
+
+
+def _parts(said: Any) -> list[Any]:
+    """Content as a list of parts: some engines think in parts, and go on in plain text."""
+    if isinstance(said, str):
+        return [{"type": "text", "text": said}] if said else []
+    return list(said or [])
 
 
 def _join_calls(calls: list[Fields], pieces: Iterable[Fields]) -> list[Fields]:

@@ -4,12 +4,12 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator
 from time import time
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import msgspec
 
 from aigw_daemon.gateway.cache.cache import Cache, CacheReport
-from aigw_daemon.gateway.cache.convert import in_form
+from aigw_daemon.gateway.cache.convert import NoOtherForm, in_form
 from aigw_daemon.gateway.cache.entry import Entry
 from aigw_daemon.gateway.live import Live
 from aigw_daemon.gateway.routing import resolve
@@ -22,6 +22,9 @@ from aigw_daemon.link.caching import (
     RedisView,
 )
 from aigw_daemon.link.messages import CHAT, COMPLETIONS, CacheView
+
+if TYPE_CHECKING:
+    from aigw_daemon.gateway.cache.redis_tier import RedisTier
 
 TEXT_CHARACTERS: Final = 4_000
 """Of an answer, that are shown."""
@@ -77,7 +80,7 @@ class CacheDesk:
             since=self._since,
             memory=MemoryView(report.entries, report.bytes, view.memory),
             models=report.models,
-            redis=await _redis(view.redis.value, report) if view.redis is not None else None,
+            redis=await _redis(self._cache.redis, view.redis.value, report) if view.redis is not None else None,
         )
 
     async def _clear(self, command: CacheCommand) -> int:
@@ -106,19 +109,17 @@ class CacheDesk:
         return CacheView() if snapshot is None else snapshot.cache
 
 
-async def _redis(url: str, report: CacheReport) -> RedisView | None:
+async def _redis(tier: "RedisTier | None", url: str, report: CacheReport) -> RedisView | None:
     """The Redis behind it, with what only it knows itself."""
-    if report.redis is None:
+    if tier is None or report.redis is None:
         return None
     # Not above: without Redis its client is never imported (it takes long), and with it that has been done aside.
     from aigw_daemon.gateway.cache.redis_link import shown  # noqa: PLC0415
-    from aigw_daemon.gateway.cache.redis_upkeep import RedisUpkeep  # noqa: PLC0415
 
     redis = RedisView(shown(url), report.redis_up, unanswered=report.redis.unanswered, unstored=report.redis.unstored)
-    upkeep = RedisUpkeep(url)
     try:
-        entries = await upkeep.count()
-        used, limit = await upkeep.memory()
+        entries = await tier.upkeep.count()
+        used, limit = await tier.upkeep.memory()
     except _gone() as error:
         return msgspec.structs.replace(redis, why=str(error))
     return msgspec.structs.replace(redis, entries=entries, bytes=used, limit=limit)
@@ -150,11 +151,18 @@ def _kept(entry: Entry, now: float) -> KeptAnswer:
         ttl_left=max(0.0, origin.created + origin.ttl - now),
         stream=entry.stream,
         size=len(entry.body),
-        text="\n".join(_said(entry))[:TEXT_CHARACTERS],
+        text=_text(entry)[:TEXT_CHARACTERS],
         prompt_tokens=usage.prompt_tokens if usage is not None else None,
         completion_tokens=usage.completion_tokens if usage is not None else None,
         finish=entry.finish,
     )
+
+
+def _text(entry: Entry) -> str:
+    try:
+        return "\n".join(_said(entry))
+    except NoOtherForm:
+        return ""
 
 
 def _said(entry: Entry) -> Iterator[str]:

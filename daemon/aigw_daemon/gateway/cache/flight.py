@@ -21,6 +21,8 @@ LONGEST_LAG: Final = 4 * 1024 * 1024
 """Bytes that a rider may be behind."""
 AHEAD_BYTES: Final = 256 * 1024
 """How far upstream is read ahead of the fastest rider."""
+FINISH_SECONDS: Final = 1.0
+"""What a flight gets for its last steps when all have left that had the whole answer: many hang up on ``[DONE]``."""
 LET_GO_BYTES: Final = 64 * 1024
 """What a flight that can't be joined any more holds, before it looks at what its riders still need."""
 
@@ -93,6 +95,8 @@ class Flight(Generic[Head]):
         self.head: Head | None = None
         self.size = 0
         """Bytes published."""
+        self.whole = False
+        """Whether all of the answer was published, and only its formal end is still to come."""
         self.ended = False
         self.error: Exception | None = None
 
@@ -165,13 +169,19 @@ class Flight(Generic[Head]):
             self._room.set_result(None)
 
     def leave(self, rider: "Rider[Head]") -> None:
-        """A rider is gone; with the last one goes the upstream call."""
+        """A rider is gone; with the last one goes the upstream call, at once unless its answer is as good as kept."""
         if rider in self._riders:
             self._riders.remove(rider)
-            if not self._riders and not self.ended:
-                self.fail(GivenUp("nobody waits for it any more"))
-                if self.driver is not None:
-                    self.driver.cancel()
+            if self.whole and not self._riders:
+                asyncio.get_running_loop().call_later(FINISH_SECONDS, self._give_up)
+            else:
+                self._give_up()
+
+    def _give_up(self) -> None:
+        if not self._riders and not self.ended:
+            self.fail(GivenUp("nobody waits for it any more"))
+            if self.driver is not None:
+                self.driver.cancel()
 
     def landed(self) -> None:
         """Its driver has returned: what slow riders still need is theirs, and no longer counts as held for others."""

@@ -12,7 +12,6 @@ import json
 from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Any, Final
-from urllib.parse import quote
 
 import msgspec
 
@@ -20,7 +19,7 @@ from aigw_daemon.gateway import parameters
 from aigw_daemon.gateway.wire import BAD_JSON
 from aigw_daemon.link.messages import ParamsView
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 """Of keys and stored entries: a newer aigw doesn't find what it would read differently."""
 KEY_BYTES: Final = 32
 COMMON_SCOPE: Final = bytes(KEY_BYTES)
@@ -34,6 +33,7 @@ MEMO_OVERHEAD: Final = 512
 """What a key in the memo takes beside the body, about."""
 MEMO_LONGEST_BODY: Final = 16 * 1024
 
+_STORE_DIGITS: Final = 16
 _USAGE: Final = "include_usage"
 _decode = msgspec.json.Decoder().decode
 _decode_raw = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -45,10 +45,11 @@ _pack = msgspec.msgpack.Encoder().encode
 class KeySpace:
     """Everything but the tenant and the body that a key depends on: made once for a candidate of a route.
 
-    ``digest`` is the last known one of the model, so that a model pulled anew doesn't serve old answers.
+    ``digest`` is the last known one of the model, and ``revision`` that of what its backend runs (see `BackendView`),
+    so that a model pulled anew, or run in another way, doesn't serve old answers.
     """
 
-    __slots__ = ("backend", "endpoint", "ignored", "model", "packed", "params", "stored_under", "tag")
+    __slots__ = ("backend", "endpoint", "ignored", "model", "packed", "params", "tag")
 
     def __init__(
         self,
@@ -57,6 +58,7 @@ class KeySpace:
         model: str,
         digest: str | None = None,
         *,
+        revision: str = "",
         split_by: Iterable[str] = (),
         params: ParamsView | None = None,
     ) -> None:
@@ -65,21 +67,10 @@ class KeySpace:
         self.model = model
         self.params = params
         self.ignored = UNDECIDING.difference(split_by)
-        self.packed = _pack((SCHEMA, endpoint, backend, model, digest))
+        self.packed = _pack((SCHEMA, endpoint, backend, model, digest, revision))
         """Begins every message that is hashed. It tells its own length, so nothing after it can pass for a part."""
         self.tag = _pack((self.packed, sorted(self.ignored), params))
         """The same for equal spaces, also where they belong to different routes."""
-        self.stored_under = stored_under(model)
-
-
-def stored_under(model: str) -> bytes:
-    """What stands before the key in a shared store, so that a model's answers can be found there."""
-    return f"aigw:cache:{SCHEMA}:{quote(model, safe='')}:".encode()
-
-
-def stored_name(under: bytes, key: bytes) -> bytes:
-    """Where an answer is in a shared store."""
-    return under + key.hex().encode()
 
 
 def canonical(body: bytes, space: KeySpace) -> bytes | None:
@@ -143,6 +134,9 @@ class Keys:
         self._mac = hmac.new(secret, digestmod="sha256")
         self._memo: OrderedDict[tuple[bytes, bytes, bytes], bytes] = OrderedDict()
         self._room = memo_bytes
+        self.store = f"aigw:cache:{SCHEMA}:{self._hash(b'store').hex()[:_STORE_DIGITS]}:".encode()
+        """What the names of this installation's answers begin with in a store that others may use as well; what follows
+        is the key in hexadecimal digits."""
 
     def scope(self, api_key: bytes) -> bytes:
         """The tenant scope of whoever presents this API key; see `COMMON_SCOPE` for where none is needed."""

@@ -52,6 +52,12 @@ class MemoryTier:
         """Everything that is kept, the longest unused first."""
         return iter(list(self._kept.values()))
 
+    def purge(self) -> None:
+        """Forget what is past its time; else that happens when somebody asks for it."""
+        now = self._clock()
+        for key in [key for key, kept in self._kept.items() if kept.expires <= now]:
+            self.drop(key)
+
     def get(self, key: bytes) -> Kept | None:
         """What is kept under the key, if its time isn't over."""
         kept = self._kept.get(key)

@@ -68,13 +68,15 @@ class Link:
             protocol=2,
         )
         self._connection: Any = None
+        self._answers = False
+        """Whether the connection has answered: while its first question is out, nobody else may wait on it."""
         self._transport: asyncio.WriteTransport | None = None
         self._told_down = False
 
     @property
     def up(self) -> bool:
         """Whether it can be asked now."""
-        return self._connection is not None
+        return self._answers
 
     async def connect(self) -> None:
         """Make a connection, however long it takes; what can't be reached is a warning, once for each outage."""
@@ -117,6 +119,7 @@ class Link:
         self._connection = connection
         self._transport = connection._writer.transport  # noqa: SLF001  its own disconnect would first flush
         await self.ask((b"PING",))
+        self._answers = True
 
     async def fail(self, reason: str) -> None:
         """Drop the connection because of what it answered, or didn't."""
@@ -133,6 +136,7 @@ class Link:
 
     async def close(self) -> None:
         """Drop the connection, at once: nothing in here waits, so a cancel can't come between."""
+        self._answers = False
         connection, self._connection = self._connection, None
         if connection is not None:
             if self._transport is not None:

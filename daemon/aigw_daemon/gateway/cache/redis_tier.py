@@ -16,7 +16,6 @@ import msgspec
 
 from aigw_daemon.gateway.cache import codec
 from aigw_daemon.gateway.cache.entry import MAX_ENTRY_BYTES, Entry
-from aigw_daemon.gateway.cache.key import stored_name, stored_under
 from aigw_daemon.gateway.cache.pace import Pace
 from aigw_daemon.gateway.cache.redis_link import OPERATION_SECONDS, Gone, Link, Refusal, Reply
 from aigw_daemon.gateway.cache.redis_upkeep import RedisUpkeep
@@ -41,19 +40,23 @@ class _Look(msgspec.Struct):
 
 
 class RedisTier:
-    """``url`` as in `Link`. ``limit``: bytes of an answer's body. ``pace`` makes the pace of each connection."""
+    """``url`` as in `Link`, ``store`` as in `Keys`. ``limit``: bytes of an answer's body. ``pace`` makes the pace of
+    each connection.
+    """
 
     def __init__(
         self,
         url: str,
+        store: bytes,
         limit: int = MAX_ENTRY_BYTES,
         pace: Callable[[], Pace] = Pace,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self.url = url
         self.counts = RedisCounts()
-        self.upkeep = RedisUpkeep(url)
+        self.upkeep = RedisUpkeep(url, store)
         """For the operator, on connections of its own."""
+        self._prefix = store
         self._limit = limit
         self._clock = clock
         self._reads = Link(url, "look", pace())
@@ -85,15 +88,12 @@ class RedisTier:
             tasks.create_task(self._keep_looking(), name="redis looks")
             tasks.create_task(self._keep_storing(), name="redis writes")
 
-    async def find(self, under: bytes, key: bytes) -> Entry | None:
-        """What is stored under the key, within `OPERATION_SECONDS`; None also for everything that goes wrong.
-
-        ``under`` is the key space's `stored_under`.
-        """
+    async def find(self, key: bytes) -> Entry | None:
+        """What is stored under the key, within `OPERATION_SECONDS`; None also for everything that goes wrong."""
         if not self.up:
             return None
         reply: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
-        self._looks.append(_Look(stored_name(under, key), reply, self._clock()))
+        self._looks.append(_Look(self._prefix + key.hex().encode(), reply, self._clock()))
         self._looking.set()
         blob = await reply
         if blob is None:
@@ -188,12 +188,18 @@ class RedisTier:
                 self._refusals.succeeded()
 
     async def _write(self, batch: list[Entry]) -> list[Reply]:
-        commands = [await _command(entry) for entry in batch]
+        commands = [await self._command(entry) for entry in batch]
         try:
             return await self._writes.ask(*commands)
         except Gone:
             self.counts.unstored += len(batch)
             raise
+
+    async def _command(self, entry: Entry) -> tuple[bytes | int, ...]:
+        brief = len(entry.body) <= THREAD_BYTES
+        packed = codec.encode(entry) if brief else await asyncio.to_thread(codec.encode, entry)
+        origin = entry.origin
+        return b"SET", self._prefix + origin.key.hex().encode(), packed, b"PX", max(1, int(origin.ttl * 1000))
 
     def _next_writes(self) -> list[Entry]:
         batch: list[Entry] = []
@@ -218,9 +224,3 @@ class RedisTier:
 def _is_chosen(entry: Entry, models: Collection[str] | None, before: float | None) -> bool:
     origin = entry.origin
     return (models is None or origin.model in models) and (before is None or origin.created < before)
-
-
-async def _command(entry: Entry) -> tuple[bytes | int, ...]:
-    packed = codec.encode(entry) if len(entry.body) <= THREAD_BYTES else await asyncio.to_thread(codec.encode, entry)
-    name = stored_name(stored_under(entry.origin.model), entry.origin.key)
-    return b"SET", name, packed, b"PX", max(1, int(entry.origin.ttl * 1000))

@@ -1,33 +1,41 @@
-"""What the operator does with the answers in Redis: count, find and clear them."""
+"""What the operator does with the answers in Redis: count, find and clear them.
+
+Only this installation's: others may use the same Redis.
+"""
 
 import re
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Final, TypeVar
 
 from aigw_daemon.gateway.cache import codec
 from aigw_daemon.gateway.cache.entry import Entry
-from aigw_daemon.gateway.cache.key import KEY_BYTES, SCHEMA, stored_under
-from aigw_daemon.gateway.cache.redis_link import Gone, Link, Reply
+from aigw_daemon.gateway.cache.key import KEY_BYTES
+from aigw_daemon.gateway.cache.redis_link import Gone, Link, Refusal, Reply
 
 SECONDS: Final = 1.0
 """For one of the many steps of a scan."""
 MOST_FOUND: Final = 10
 _STEP: Final = 1_000
+T = TypeVar("T")
+
 _HEX: Final = re.compile(r"[0-9a-f]+")
-_ALL: Final = f"aigw:cache:{SCHEMA}:".encode()
 
 
 class RedisUpkeep:
-    """Each call makes a connection of its own, and raises `redis_link.Gone` where Redis can't be asked."""
+    """Each call makes a connection of its own, and raises `redis_link.Gone` where Redis can't be asked, or refuses.
 
-    def __init__(self, url: str) -> None:
+    ``store``: what the names of all answers begin with, see `Keys.store`.
+    """
+
+    def __init__(self, url: str, store: bytes) -> None:
         self._url = url
+        self._store = store
 
     async def count(self) -> int:
         """How many answers are stored."""
         async with self._link() as link:
-            return sum([len(names) async for names in _scan(link, _ALL + b"*")])
+            return sum([len(names) async for names in _scan(link, self._store + b"*")])
 
     async def memory(self) -> tuple[int, int | None]:
         """Bytes that Redis takes for all that it holds, and the most that it may take; None where it has no limit."""
@@ -41,15 +49,13 @@ class RedisUpkeep:
 
         None means all. Returns how many were removed.
         """
-        patterns = [_ALL + b"*"] if models is None else [stored_under(model) + b"*" for model in models]
         removed = 0
         async with self._link() as link:
-            for pattern in patterns:
-                async for names in _scan(link, pattern):
-                    chosen = names if before is None else await _older(link, names, before)
-                    if chosen:
-                        [count] = await link.ask((b"UNLINK", *chosen), seconds=SECONDS)
-                        removed += count if isinstance(count, int) else 0
+            async for names in _scan(link, self._store + b"*"):
+                chosen = names if models is None and before is None else await _chosen(link, names, models, before)
+                if chosen:
+                    [count] = await link.ask((b"UNLINK", *chosen), seconds=SECONDS)
+                    removed += _obeyed(link, count, int)
         return removed
 
     async def find(self, beginning: str, limit: int) -> list[Entry]:
@@ -58,7 +64,7 @@ class RedisUpkeep:
         if not _HEX.fullmatch(beginning):
             return found
         async with self._link() as link:
-            async for names in _scan(link, _ALL + b"*:" + beginning.encode() + b"*"):
+            async for names in _scan(link, self._store + beginning.encode() + b"*"):
                 for name in names:
                     [blob] = await link.ask((b"GET", name), seconds=SECONDS)
                     entry = codec.decode(blob, _key(name), limit) if isinstance(blob, bytes) else None
@@ -82,21 +88,31 @@ async def _scan(link: Link, pattern: bytes) -> AsyncIterator[list[bytes]]:
     cursor = b"0"
     while True:
         [reply] = await link.ask((b"SCAN", cursor, b"MATCH", pattern, b"COUNT", _STEP), seconds=SECONDS)
-        if not isinstance(reply, list):
-            raise Gone(f"{link.name} answers SCAN with {str(reply)[:200]}")
-        cursor, names = reply
+        cursor, names = _obeyed(link, reply, list)
         yield names
         if cursor == b"0":
             return
 
 
-async def _older(link: Link, names: list[bytes], before: float) -> list[bytes]:
-    """Those that came before; what tells no time is left alone."""
+async def _chosen(link: Link, names: list[bytes], models: Collection[str] | None, before: float | None) -> list[bytes]:
+    """Those of these models that came before; what doesn't tell is left alone."""
     if not names:
         return []
-    heads = await link.ask(*((b"GETRANGE", name, 0, codec.CREATED_BYTES - 1) for name in names), seconds=SECONDS)
-    times = [codec.created(head) if isinstance(head, bytes) else None for head in heads]
-    return [name for name, time in zip(names, times, strict=True) if time is not None and time < before]
+    tags = None if models is None else {codec.tag_of(model) for model in models}
+    replies = await link.ask(*((b"GETRANGE", name, 0, codec.HEAD_BYTES - 1) for name in names), seconds=SECONDS)
+    heads = [codec.head(_obeyed(link, reply, bytes)) for reply in replies]
+    return [
+        name
+        for name, head in zip(names, heads, strict=True)
+        if head is not None and (tags is None or head.model_tag in tags) and (before is None or head.created < before)
+    ]
+
+
+def _obeyed(link: Link, reply: Reply, kind: type[T]) -> T:
+    """A reply of the kind that the command has; anything else is a refusal, and told as such."""
+    if isinstance(reply, Refusal) or not isinstance(reply, kind):
+        raise Gone(f"{link.name} answers {str(reply)[:200]!r}")
+    return reply
 
 
 def _number(told: Reply, name: bytes) -> int | None:

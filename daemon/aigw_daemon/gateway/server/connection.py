@@ -31,6 +31,10 @@ LINGER_SECONDS = 3.0
 EXACT_SECONDS = 5.0
 """A request's own deadline, where it is no longer than this, is kept to the millisecond."""
 MAX_PIPELINED = 16
+MAX_PIPELINED_BYTES = 1024 * 1024
+"""Of bodies that arrive while another request is being answered."""
+MOST_UNTAKEN = 64 * 1024
+"""Bytes of earlier answers that a client may not have taken when the next request of its is begun."""
 LONGEST_REMEMBERED = 128
 TARGETS_REMEMBERED = 1_024
 """Parsed request targets kept: a worker is asked for a few short paths, again and again."""
@@ -52,6 +56,8 @@ class Phase(IntEnum):
 
 # Looking a member up in its enum costs more than comparing it (Python 3.11), and each request does so a dozen times.
 _IDLE, _HEAD, _BODY, _BUSY, _LINGER = Phase.IDLE, Phase.HEAD, Phase.BODY, Phase.BUSY, Phase.LINGER
+_ARRIVING = frozenset({_HEAD, _BODY, _BUSY})
+"""Something may arrive in them: in the last one a further request, behind the one that is being answered."""
 
 
 class Connection(HttpToolsProtocol):
@@ -72,7 +78,9 @@ class Connection(HttpToolsProtocol):
         self._reading: Exchange | None = None
         """The request whose body is arriving."""
         self._waiting: list[Exchange] = []
-        """Requests that came whole while another was being answered (pipelining)."""
+        """Requests that came whole while another was being answered (pipelining), or was not taken yet."""
+        self._deaf = False
+        """Whether nothing that arrives counts any more: the connection ends with the answer that is under way."""
         self._unused = 0
         """Bytes received since the last that were a body's: a head or trailers that don't end."""
         self._body: list[bytes] = []
@@ -99,7 +107,7 @@ class Connection(HttpToolsProtocol):
         self._wake_writer()
 
     def data_received(self, data: bytes) -> None:
-        if self.phase >= _LINGER:
+        if self.phase >= _LINGER or self._deaf:
             return
         self._unused += len(data)
         try:
@@ -112,7 +120,7 @@ class Connection(HttpToolsProtocol):
             self.refuse(ApiError(500, "the gateway failed to read the request", code="internal_error"))
         except httptools.HttpParserError as error:
             self.refuse(refusals.malformed(str(error)))
-        if self._unused > self._server.limits.max_head and self.phase in {_HEAD, _BODY}:
+        if self._unused > self._server.limits.max_head and self.phase in _ARRIVING:
             self.refuse(refusals.large_head(self._server.limits.max_head))
 
     def pause_writing(self) -> None:
@@ -121,6 +129,7 @@ class Connection(HttpToolsProtocol):
     def resume_writing(self) -> None:
         self.write_paused = False
         self._wake_writer()
+        self._go_on()
 
     # What the parser calls.
 
@@ -165,6 +174,8 @@ class Connection(HttpToolsProtocol):
         self._body_size += len(body)
         if self._body_size > self._server.limits.max_body:
             self.refuse(refusals.large_body(self._server.limits.max_body))
+        elif self._busy and self._body_size + sum(len(one.body) for one in self._waiting) > MAX_PIPELINED_BYTES:
+            self._last_request()
 
     def on_message_complete(self) -> None:
         self._unused = 0
@@ -175,10 +186,12 @@ class Connection(HttpToolsProtocol):
         exchange.body = b"".join(self._body)
         self._body.clear()
         self._body_size = 0
-        if self._active is None:
+        if not self._busy and not self._crowded:
             self._begin(exchange)
         elif len(self._waiting) < MAX_PIPELINED:
             self._waiting.append(exchange)
+            if self._active is None:
+                self._park()
         else:
             self._last_request()
 
@@ -223,10 +236,12 @@ class Connection(HttpToolsProtocol):
             return
         if self.closes_after(exchange):
             self._close_after_flush()
-        elif self._waiting:
-            self._begin(self._waiting.pop(0))
-        else:
+        elif not self._waiting:
             self._rest()
+        elif self._crowded:
+            self._park()
+        else:
+            self._begin(self._waiting.pop(0))
 
     def abort(self) -> None:
         """Cut the connection at once."""
@@ -269,8 +284,8 @@ class Connection(HttpToolsProtocol):
             return
         self._reading = None
         self._body.clear()
-        if self._active is not None:
-            # Its answer is under way: nothing can be written between, so the connection ends after it.
+        if self._busy:
+            # An answer is under way: nothing can be written between, so the connection ends after it.
             self._last_request()
             return
         body = error.body()
@@ -319,11 +334,32 @@ class Connection(HttpToolsProtocol):
             self.refuse(exchange.rejection)
             return
         self._reading = exchange
-        if self._active is None:
+        if not self._busy:
             self.phase = _BODY
             self.deadline = self.loop.time() + self._server.limits.body_timeout
             if self._framing.expects_continue:
                 self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    @property
+    def _busy(self) -> bool:
+        """Whether an answer is under way, or waits for the client to take the one before it."""
+        return self._active is not None or bool(self._waiting)
+
+    @property
+    def _crowded(self) -> bool:
+        """Whether the client hasn't taken what it got. Of what was written a moment ago nobody has told us yet."""
+        return self.write_paused or self.transport.get_write_buffer_size() > MOST_UNTAKEN
+
+    def _park(self) -> None:
+        """Who doesn't take one answer gets no further one; the watch cuts a client that takes nothing at all."""
+        self.phase, self.deadline = _BUSY, inf
+        if not self.write_paused:
+            self.loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        """The client may have caught up."""
+        if self._active is None and self._waiting and not self.write_paused and self.phase < _LINGER:
+            self._begin(self._waiting.pop(0))
 
     def _begin(self, exchange: Exchange) -> None:
         self._active = exchange
@@ -346,7 +382,10 @@ class Connection(HttpToolsProtocol):
         self.deadline = self.loop.time() + patience
 
     def _last_request(self) -> None:
+        self._deaf, self._reading = True, None
         self._waiting.clear()
+        self._body.clear()
+        self._headers = []
         if self._active is not None:
             self._active.keep_alive = False
         else:

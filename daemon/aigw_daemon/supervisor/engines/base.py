@@ -63,7 +63,7 @@ class Launch:
 
     def fingerprint(self) -> tuple[object, ...]:
         """Changes when a start may end otherwise than before."""
-        return (self._lasting(self.argv), *(_stamp(path) for path in self.files))
+        return (self._lasting(self.argv), *(file_stamp(path) for path in self.files))
 
     def is_like(self, argv: Sequence[str]) -> bool:
         """Whether that command line asks for the same, started at another moment."""
@@ -145,7 +145,8 @@ class Library(Protocol):
         """The path and the JSON of a POST that has it give up the model's memory."""
 
 
-def _stamp(path: Path) -> tuple[str, int, int] | None:
+def file_stamp(path: Path) -> tuple[str, int, int] | None:
+    """Its name, size in bytes and time of change in nanoseconds; None where there is none."""
     try:
         found = os.stat(path)  # noqa: PTH116  # follows links, as the engine will
     except OSError:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aigw_daemon.gateway.cache.convert import assemble, expand, in_form
+from aigw_daemon.gateway.cache.convert import NoOtherForm, assemble, expand, in_form
 from aigw_daemon.gateway.cache.entry import Entry, stream_entry, whole_entry
 from aigw_daemon.gateway.cache.events import DONE, events
 from aigw_daemon.link.messages import CHAT, COMPLETIONS
@@ -165,6 +165,28 @@ def test_tool_calls_without_an_index_are_calls_of_their_own() -> None:
     answer = as_whole(event(delta(tool_calls=calls)), event(delta(finish="tool_calls")), DONE_EVENT)
 
     assert answer["choices"][0]["message"]["tool_calls"] == calls
+
+
+def test_parts_and_plain_text_of_one_content_are_put_together() -> None:
+    thought = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}
+    answer = as_whole(
+        event(delta(content=[thought])), event(delta(content="Par")), event(delta(content="is.", finish="stop"))
+    )
+    assert answer["choices"][0]["message"]["content"] == [
+        thought,
+        {"type": "text", "text": "Par"},
+        {"type": "text", "text": "is."},
+    ]
+    answer = as_whole(event(delta(content="So ")), event(delta(content=[thought], finish="stop")))
+    assert answer["choices"][0]["message"]["content"] == [{"type": "text", "text": "So "}, thought]
+
+
+def test_a_content_that_nobody_knows_has_no_other_form() -> None:
+    odd = {"text": "a"}
+    entry = stream_entry(origin(), event(delta(content="a")) + event(delta(content=odd, finish="stop")) + DONE_EVENT)
+    assert entry is not None
+    with pytest.raises(NoOtherForm):
+        in_form(entry, stream=False)
 
 
 def test_choices_and_logprobs_that_come_mixed_are_put_together() -> None:

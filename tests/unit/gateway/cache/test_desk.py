@@ -9,6 +9,7 @@ import pytest
 
 from aigw_daemon.gateway.cache.cache import Cache
 from aigw_daemon.gateway.cache.desk import MOST_KEYS, TEXT_CHARACTERS, CacheDesk
+from aigw_daemon.gateway.cache.key import Keys
 from aigw_daemon.gateway.cache.memory import MemoryTier
 from aigw_daemon.gateway.cache.redis_tier import RedisTier
 from aigw_daemon.gateway.live import Live
@@ -21,6 +22,7 @@ from tests.support.wait import eventually
 
 NOW = 1_700_000_600.0
 """Ten minutes after the answers of `tests.support.cached`."""
+STORE = Keys(b"a secret").store
 VECTORS = b'{"object":"list","data":[{"embedding":[0.5]}],"usage":{"prompt_tokens":4,"total_tokens":4}}'
 
 
@@ -162,7 +164,7 @@ def server() -> Iterator[RedisServer]:
 @asynccontextmanager
 async def far(server: RedisServer) -> AsyncIterator[tuple[Cache, CacheDesk]]:
     """A cache with a real Redis behind it, connected."""
-    tier = RedisTier(server.url)
+    tier = RedisTier(server.url, STORE)
     cache = Cache(MemoryTier(), tier, clock=lambda: NOW)
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(tier.run())
@@ -188,7 +190,7 @@ async def test_answers_in_redis_alone_are_shown_and_cleared(server: RedisServer)
     async with far(server) as (cache, desk):
         await cache.keep(origin(), whole("Far."), stream=False)
         await eventually(lambda: server.command("DBSIZE") == ":1", what="the answer in Redis")
-        fresh = Cache(MemoryTier(), RedisTier(server.url), clock=lambda: NOW)
+        fresh = Cache(MemoryTier(), RedisTier(server.url, STORE), clock=lambda: NOW)
         other = CacheDesk(live(server.url), fresh, clock=lambda: NOW)
         assert (await shown(other, KEY.hex()[:6])).text == "Far."
         assert (await other.handle(CacheCommand(1, "clear", model="llama"))).removed == 1

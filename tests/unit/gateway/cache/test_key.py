@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import json
+import re
 from typing import Any
 
 import pytest
@@ -17,7 +18,6 @@ from aigw_daemon.gateway.cache.key import (
     Keys,
     KeySpace,
     canonical,
-    stored_name,
 )
 from aigw_daemon.link.messages import CHAT, COMPLETIONS, ParamsView
 
@@ -230,7 +230,16 @@ def test_the_memo_tells_routes_tenants_and_long_bodies_apart() -> None:
                 assert keys.key(space, scope, body) == keys.key(space, scope, body) == key(body, space, scope)
 
 
-def test_a_models_answers_stand_together_in_a_shared_store() -> None:
-    space = KeySpace(CHAT, "ollama", "llama*:8b")
+def test_each_installation_has_names_of_its_own_in_a_shared_store() -> None:
+    one, other = Keys(SECRET), Keys(b"another secret")
 
-    assert stored_name(space.stored_under, b"\x01\xff") == b"aigw:cache:1:llama%2A%3A8b:01ff"
+    assert re.fullmatch(rb"aigw:cache:2:[0-9a-f]{16}:", one.store)
+    assert one.store == Keys(SECRET).store != other.store
+
+
+def test_what_a_backend_runs_and_its_models_digest_are_part_of_the_key() -> None:
+    spaces = [
+        KeySpace(CHAT, "coder", "m", digest, revision=revision) for digest in (None, "a") for revision in ("", "a", "b")
+    ]
+
+    assert len({key(b"{}", space) for space in spaces}) == len(spaces)

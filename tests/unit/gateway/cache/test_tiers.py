@@ -119,7 +119,9 @@ def test_what_is_stored_comes_back_as_it_was(body: bytes) -> None:
     blob = codec.encode(entry)
 
     assert codec.decode(blob, KEY, LIMIT) == entry
-    assert codec.created(blob[: codec.CREATED_BYTES]) == entry.origin.created
+    head = codec.head(blob[: codec.HEAD_BYTES])
+    assert head is not None
+    assert (head.created, head.key, head.model_tag) == (entry.origin.created, KEY, codec.tag_of("llama3.1:8b"))
 
 
 def test_text_is_stored_compressed_and_what_does_not_get_smaller_is_not() -> None:
@@ -132,7 +134,7 @@ def test_text_is_stored_compressed_and_what_does_not_get_smaller_is_not() -> Non
 @pytest.mark.parametrize("content", ["short", "long " * 1000], ids=["plain", "compressed"])
 def test_an_answer_of_another_key_is_never_taken(content: str) -> None:
     blob = codec.encode(whole_answer(content))
-    swapped = blob[: codec.CREATED_BYTES] + key(7) + blob[codec.CREATED_BYTES + 32 :]
+    swapped = blob[:8] + key(7) + blob[8 + 32 :]
 
     assert codec.decode(blob, key(7), LIMIT) is None
     assert codec.decode(swapped, key(7), LIMIT) is None
@@ -164,8 +166,23 @@ def test_a_content_type_that_would_be_more_than_a_header_line_is_not_taken() -> 
     assert codec.decode(codec.encode(entry), KEY, LIMIT) is None
 
 
-def test_a_time_is_only_read_from_a_whole_head() -> None:
-    assert codec.created(b"") is None
+def test_only_a_whole_head_says_anything() -> None:
+    blob = codec.encode(whole_answer())
+
+    assert [codec.head(blob[:size]) for size in (0, codec.HEAD_BYTES - 1)] == [None, None]
+
+
+def test_what_is_past_its_time_is_counted_no_more_after_a_purge() -> None:
+    clock = FakeClock()
+    tier = MemoryTier(clock=clock.monotonic)
+    tier.put(whole_answer(key=key(1)), 10.0)
+    tier.put(whole_answer(key=key(2)), 20.0)
+    clock.now += 15
+
+    tier.purge()
+
+    assert [kept.entry.origin.key for kept in tier] == [key(2)]
+    assert tier.bytes == len(whole_answer().body) + 1024
 
 
 def test_a_redis_that_fails_is_tried_soon_and_then_once_a_minute() -> None:
