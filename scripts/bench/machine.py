@@ -8,10 +8,17 @@ import shutil
 import socket
 import subprocess
 import sysconfig
+import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import psutil
+
+LOOK_SECONDS: Final = 0.25
+REST_SECONDS: Final = 30.0
+RESTING: Final = 0.1
+"""Of a core: less is what any server does by itself."""
 
 _PACKAGES = {"nginx": "nginx", "wrk": "wrk", "taskset": "util-linux"}
 
@@ -65,6 +72,21 @@ def cpu_seconds(pids: list[int]) -> float:
     except psutil.NoSuchProcess as error:
         raise BenchError(f"process {error.pid} ended while it was measured") from error
     return sum(time.user + time.system for time in times)
+
+
+def until_at_rest(pids: list[int]) -> bool:
+    """Wait until these processes use next to no CPU time; whether that came true in time.
+
+    A slow proxy goes on working for requests that the load has given up, and the next turn is on the same core.
+    """
+    before = cpu_seconds(pids)
+    for _ in range(int(REST_SECONDS / LOOK_SECONDS)):
+        time.sleep(LOOK_SECONDS)  # only the passing of time shows that nothing happens in it
+        now = cpu_seconds(pids)
+        if now - before < RESTING * LOOK_SECONDS:
+            return True
+        before = now
+    return False
 
 
 @dataclass(frozen=True)

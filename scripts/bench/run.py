@@ -129,6 +129,8 @@ def in_turns(
             _progress.print(f"{title}: round {number + 1} of {rounds}, {proxy.name}", highlight=False)
             try:
                 measurement(proxy, core, proxy.seconds(seconds), figures)
+                if not machine.until_at_rest(proxy.pids()):
+                    _progress.print(f"{proxy.name} goes on working after its turn; the next one may suffer from it")
             except BenchError as error:
                 _leave_out(proxy, error, results)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import select
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import pytest
 
 from scripts.bench import answers, measure
 from scripts.bench.figures import Figures
-from scripts.bench.machine import BenchError, memory_mb
+from scripts.bench.machine import BenchError, memory_mb, until_at_rest
 from scripts.bench.proxies import ALL
 from scripts.bench.proxy import SLOW_SECONDS, Direct
 from scripts.bench.run import before
@@ -32,6 +33,15 @@ Requests/sec:   2364.65
 @pytest.mark.parametrize(("percent", "milliseconds"), [(50, 0.24), (75, 0.9), (90, 1100.0), (99, 5.79)])
 def test_latencies_are_read_in_whatever_unit_wrk_chose(percent: int, milliseconds: float) -> None:
     assert measure._percentile(percent, WRK) == pytest.approx(milliseconds)
+
+
+def test_a_proxy_that_goes_on_working_after_its_turn_is_waited_for() -> None:
+    burn = "import time; end = time.monotonic() + 1.5\nwhile time.monotonic() < end: pass\nprint(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", burn], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as busy:
+        assert busy.stdout is not None
+        assert until_at_rest([busy.pid])
+        assert select.select([busy.stdout], [], [], 0)[0], "it has done its work"
+        busy.communicate(b"\n")
 
 
 def test_the_rate_is_read() -> None:
