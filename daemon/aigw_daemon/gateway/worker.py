@@ -7,6 +7,7 @@ once. It exits with 0 either way.
 
 import argparse
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -74,7 +75,7 @@ class Worker:
             services = [
                 tasks.create_task(self._link.run(), name="link"),
                 tasks.create_task(self._listen_when_told(), name="listen"),
-                tasks.create_task(self._gateway.app.make(), name="app"),
+                tasks.create_task(self._make_app(), name="app"),
                 tasks.create_task(self._gateway.reporter.run(), name="reporter"),
                 tasks.create_task(self._gateway.cache_desk.run(self._send), name="cache desk"),
                 tasks.create_task(self._gateway.server.watch(), name="watch"),
@@ -91,6 +92,12 @@ class Worker:
         await self._told.wait()
         if not self._grace.done():
             await self._gateway.server.listen([listener.dup() for listener in self._sockets])
+
+    async def _make_app(self) -> None:
+        await self._gateway.app.make()
+        # What was imported by now is never garbage. Looking through it takes 15 ms, in which no request gets on.
+        gc.collect()
+        gc.freeze()
 
     async def _drain_when_told(self) -> None:
         grace = await self._grace
