@@ -10,7 +10,6 @@ import logging
 from enum import IntEnum
 from math import inf
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -35,9 +34,6 @@ MAX_PIPELINED_BYTES = 1024 * 1024
 """Of bodies that arrive while another request is being answered."""
 MOST_UNTAKEN = 64 * 1024
 """Bytes of earlier answers that a client may not have taken when the next request of its is begun."""
-LONGEST_REMEMBERED = 128
-TARGETS_REMEMBERED = 1_024
-"""Parsed request targets kept: a worker is asked for a few short paths, again and again."""
 
 log = logging.getLogger(__name__)
 
@@ -296,7 +292,7 @@ class Connection(HttpToolsProtocol):
     # Steps.
 
     def _exchange(self, *, http10: bool) -> Exchange | None:
-        target = self._server.targets.get(self.url) or self._parse_target()
+        target = self._server.targets[self.url]
         if target is None:
             return None
         path, query = target
@@ -313,19 +309,6 @@ class Connection(HttpToolsProtocol):
             http10=http10,
             keep_alive=not http10 and self.parser.should_keep_alive(),
         )
-
-    def _parse_target(self) -> tuple[str, bytes] | None:
-        """Path and query of what was asked for; None when it is neither a path nor a URL."""
-        try:
-            parsed = httptools.parse_url(self.url)
-        except httptools.HttpParserInvalidURLError:
-            return None
-        if parsed.path is None:
-            return None
-        target = (unquote(parsed.path.decode("latin-1")), parsed.query or b"")
-        if len(self._server.targets) < TARGETS_REMEMBERED and len(self.url) <= LONGEST_REMEMBERED:
-            self._server.targets[self.url] = target
-        return target
 
     def _admit(self, exchange: Exchange) -> None:
         """Ask the application before the body is read, so that nobody uploads for a refusal."""

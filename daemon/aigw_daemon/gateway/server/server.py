@@ -20,6 +20,7 @@ from uvicorn.server import ServerState
 
 from aigw_daemon.gateway.server.connection import Connection
 from aigw_daemon.gateway.server.exchange import Exchange, Interruption
+from aigw_daemon.gateway.server.targets import Targets
 from aigw_daemon.gateway.wire import ApiError
 from aigw_daemon.link.messages import GatewayView
 
@@ -68,8 +69,7 @@ class Server:
         self.uvicorn_state = ServerState()
         self.draining = False
         self.date_line = _date_line()
-        self.targets: dict[bytes, tuple[str, bytes]] = {}
-        """Path and query of request targets that were parsed before."""
+        self.targets = Targets()
         self._tasks: set[asyncio.Task[None]] = set()
         self._servers: list[asyncio.Server] = []
         self._changed = asyncio.Event()
