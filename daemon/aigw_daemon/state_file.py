@@ -26,6 +26,9 @@ from aigw_daemon.version import STATE_VERSION
 RETRY_SECONDS: Final = 1.0
 """Between two attempts to write on a disk that is full or broken."""
 
+_UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError)
+"""What reading torn JSON raises; the second for bytes inside a string that are no UTF-8."""
+
 log = logging.getLogger(__name__)
 
 
@@ -191,7 +194,7 @@ class StateFile:
 
 def peek(path: Path) -> Document | None:
     """What the state file says, for whoever only looks; None where it can't be read."""
-    with contextlib.suppress(OSError, msgspec.DecodeError):
+    with contextlib.suppress(OSError, *_UNREADABLE):
         return msgspec.json.decode(path.read_bytes(), type=Document)
     return None
 
@@ -250,7 +253,7 @@ def _read(path: Path) -> Document | None:
                 "use the newer aigw, or stop everything with it and remove the file"
             )
         return msgspec.json.decode(content, type=Document)
-    except msgspec.DecodeError as error:
+    except _UNREADABLE as error:
         _move_aside(path, error)
         return None
 

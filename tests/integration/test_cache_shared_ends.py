@@ -132,6 +132,20 @@ async def test_who_goes_alone_is_held_to_a_deadline(
     assert sorted(task.result()[0] for task in asked) == [500, 504, 504]
 
 
+async def test_a_route_that_allows_more_than_the_gateway_allows_it_to_who_goes_alone_as_well(
+    gateway: LocalGateway, first: FakeEngine, second: FakeEngine
+) -> None:
+    gateway.apply(over(first, second, seconds=0.3, route_seconds=10.0))
+    go = asyncio.Event()
+    first.behaviour = after(go, FAILURE, whole())
+    async with asyncio.TaskGroup() as tasks:
+        asked = [tasks.create_task(gateway.ask(SOLO)) for _ in range(2)]
+        await all_aboard(gateway, 2)
+        await asyncio.wait(asked, timeout=0.6)
+        go.set()
+    assert sorted(task.result()[0] for task in asked) == [200, 500]
+
+
 async def test_a_cold_start_stops_the_clock_of_all_and_every_stream_gets_signs_of_life(
     gateway: LocalGateway, first: FakeEngine, second: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,8 @@
 """The cache as an operator has it: a whole aigw with a real llama.cpp and a Redis that somebody else runs."""
 
 import json
+import os
+import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +14,8 @@ import psutil
 import pytest
 
 from aigw_daemon.words import State
-from tests.support.aigw import MODEL, Aigw, profile_text
+from tests.support.aigw import MODEL, Aigw, llamacpp_section, profile_text
+from tests.support.engines import smollm2
 from tests.support.gateway import data_of
 from tests.support.redis import RedisServer, redis_server
 from tests.support.wait import eventually_now
@@ -214,3 +217,17 @@ def test_a_hit_takes_a_small_part_of_the_time_that_the_engine_took(cached: Aigw)
     assert taken[len(taken) // 2] < answers[0].elapsed.total_seconds() / 2
     ages = [int(answer.headers["age"]) for answer in answers[1:]]
     assert all(one <= other for one, other in pairwise(ages))
+
+
+def test_a_model_file_that_is_replaced_while_nothing_runs_gives_no_old_answers(aigw: Aigw) -> None:
+    model = aigw.folder / "model.gguf"
+    shutil.copyfile(smollm2(), model)
+    section = llamacpp_section("binary").replace(str(smollm2()), str(model))
+    backend = f"{section}    start: on_demand\n    idle_stop: 1s\n"
+    aigw.up(text=profile_text(aigw.port, backends=backend, extra="cache: {ttl: 1h}\n"))
+    assert [word(ask(aigw, "Hello.")) for _ in range(2)] == ["miss", "hit"]
+    eventually_now(lambda: aigw.backend()["state"] == State.STOPPED, seconds=30, what="the idle stop")
+    assert word(ask(aigw, "Hello.")) == "hit"
+    assert aigw.backend()["state"] == State.STOPPED
+    os.utime(model, (0, 0))
+    eventually_now(lambda: word(ask(aigw, "Hello.")) == "miss", seconds=20, what="a look at the new file")

@@ -41,6 +41,7 @@ def cache_view(
         split_by=cache.split_by,
         fallback_answers=cache.fallback_answers,
         redis=Secret(url) if url is not None else None,
+        redis_wanted=cache.redis is not None or cache.managed,
         secret=before.secret,
     )
 

@@ -355,7 +355,7 @@ class Operations:
         try:
             await parts.gatekeeper.open(profile.gateway.host, profile.gateway.port, parts.state.document.gateway)
         except PortTaken as taken:
-            free = free_beside(profile.gateway.host, taken.port)
+            free = free_beside(profile.gateway.host, taken.port, avoid=profile.fixed_ports.values())
             raise choice.port_taken(taken, parts.launcher.port_owner(taken.port), free) from taken
         except AddressUnusable as error:
             raise Refusal(409, "address_unusable", str(error), hint="change gateway.host in the profile") from error

@@ -8,7 +8,7 @@ import contextlib
 import errno
 import ipaddress
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Final
 
 BACKLOG = 2048
@@ -67,9 +67,11 @@ def bind(wanted: Iterable[Endpoint]) -> list[socket.socket]:
     return bound
 
 
-def free_beside(host: str, port: int) -> int | None:
+def free_beside(host: str, port: int, avoid: Container[int] = ()) -> int | None:
     """The next port above this one that could be served now, to be proposed; None where none is near."""
     for candidate in range(port + 1, min(port + _NEAR, _LAST_PORT) + 1):
+        if candidate in avoid:
+            continue
         with contextlib.suppress(PortTaken, AddressUnusable):
             close(bind(endpoints(host, candidate)))
             return candidate

@@ -271,8 +271,10 @@ class Cached:
         allowed = plan.decision.request_timeout if plan is not None else None
         account = SharedAccount(call, SharedClock(allowed or self._live.gateway.request_timeout))
 
+        clears = self.cache.clears
+
         def drive(flight: Flight[Landing]) -> Coroutine[Any, Any, None]:
-            return self._fetch(flight, account, question)
+            return self._fetch(flight, account, question, clears)
 
         rider = self._flights.lead(name, drive, stream=call.stream, kept_bytes=self._view.max_answer)
         self._accounts[rider.flight] = account
@@ -297,7 +299,7 @@ class Cached:
         call.settle()
         return landing
 
-    async def _fetch(self, flight: Flight[Landing], account: SharedAccount, question: Question) -> None:
+    async def _fetch(self, flight: Flight[Landing], account: SharedAccount, question: Question, clears: int) -> None:
         """The one upstream call: tell the flight, and keep the answer."""
         try:
             async with account.clock.running():
@@ -309,10 +311,10 @@ class Cached:
         except TimeoutError as error:
             raise out_of_time(account.allowed or account.clock.seconds, account.decision, account.met) from error
         flight.finish()
-        await self._keep(flight, account, question, answer)
+        await self._keep(flight, account, question, answer, clears)
 
     async def _keep(
-        self, flight: Flight[Landing], account: Account, question: Question, answer: Whole | Streamed
+        self, flight: Flight[Landing], account: Account, question: Question, answer: Whole | Streamed, clears: int
     ) -> None:
         stream = isinstance(answer, Streamed)
         body = flight.recorded if isinstance(answer, Streamed) else answer.body
@@ -334,7 +336,7 @@ class Cached:
             choices=account.facts.n or 1,
         )
         content_type = "text/event-stream" if isinstance(answer, Streamed) else answer.content_type.decode("latin-1")
-        await self.cache.keep(origin, body, stream=stream, content_type=content_type)
+        await self.cache.keep(origin, body, stream=stream, content_type=content_type, clears=clears)
 
     async def _kept_under(self, account: Account, question: Question, hop: Hop) -> bytes | None:
         """A fallback's answer doesn't pose as the first choice's, unless the profile allows it."""

@@ -130,7 +130,7 @@ def _of_tiers(cache: CacheReport, view: CacheView) -> Iterator[Metric]:
         ("limit_bytes", "Bytes that they may take.", view.memory),
     ):
         yield _gauge(f"aigw_cache_memory_{name}", text, [((), value)])
-    if view.redis is None:
+    if not view.redis_wanted:
         return
     yield _gauge("aigw_cache_redis_up", "Whether the cache's Redis can be asked.", [((), cache.redis_up)])
     if (counts := cache.redis) is not None:

@@ -142,8 +142,8 @@ class Seat:
         self._call = call
         self._account = account
         self._since = asyncio.get_running_loop().time()
-        # The route's own limit, if it has one, is the shared clock's.
-        self._left = min(call.clock.remaining, account.clock.seconds)
+        # The shared clock's limit is the route's own, where it has one: the client's connection knows the gateway's.
+        self._left = account.clock.seconds - call.elapsed
         self._stood = account.clock.stood
         call.clock.allow(inf)
         call.allow(call.controls.timeout)

@@ -178,6 +178,8 @@ class CacheView(msgspec.Struct, frozen=True):
     """Whether a fallback's answer may be kept as the first choice's."""
     redis: Secret | None = None
     """The URL (redis, rediss or unix) of the second tier; None: there is none, or it doesn't run now."""
+    redis_wanted: bool = False
+    """Whether the profile wants a second tier, be it there now or not."""
     secret: Secret | None = None
     """Of this installation, in hexadecimal digits, for making keys; None: one of the worker's own."""
 

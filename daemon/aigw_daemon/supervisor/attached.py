@@ -43,6 +43,7 @@ class AttachedBackend(Backend):
         self._key: Secret | None = None
         self._reading = Reading()
         self._answers_since: float | None = None
+        self._revision = revision(plan, edges)
 
     def report(self) -> BackendReport:
         """See Backend."""
@@ -51,7 +52,7 @@ class AttachedBackend(Backend):
             address=self._address,
             api_key=self._key,
             max_concurrency=self.plan.section.max_concurrency,
-            revision=revision(self.plan, self._edges),
+            revision=self._revision,
         )
 
     def _on_start(self, *, by_operator: bool) -> None:

@@ -1,5 +1,6 @@
 """A backend whose process aigw runs: brought up, looked after, taken down, tried again (rules A1 to A9, A24 to A26)."""
 
+import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -54,6 +55,8 @@ class ManagedBackend(ProcessBackend):
         self._delay = 0.0
         self.ready_at: float | None = None
         """Monotonic seconds; None while nothing of it is ready."""
+        self._revision = revision(plan, edges)
+        """Of what a start would start."""
         self.start_took = 0.0
         """Seconds from its turn in its group to ready."""
         self._began = 0.0
@@ -78,9 +81,16 @@ class ManagedBackend(ProcessBackend):
             past=self._past,
             stale=process is not None and process.stale,
             # What runs was read when it was started: a file that was replaced since counts from the next start on.
-            revision=record.revision if process is not None else revision(self.plan, self._edges),
+            revision=record.revision if process is not None else self._revision,
             leaving=self._parting is not None,
         )
+
+    async def look_at_model(self) -> None:
+        """Find out whether a start would start another model by now; a disk that hangs holds up nothing else."""
+        found = await asyncio.to_thread(revision, self.plan, self._edges)
+        if found != self._revision:
+            self._revision = found
+            self._edges.on_change()
 
     # --- requests
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from aigw_daemon.home import Home
 from aigw_daemon.profile.backends import BackendSection, LlamacppBackend, ProcessSection
@@ -26,6 +26,7 @@ from aigw_daemon.supervisor.managed import ManagedBackend
 from aigw_daemon.supervisor.probe import HttpProber
 from aigw_daemon.supervisor.redis_probe import PingProber
 from aigw_daemon.supervisor.residency import Applicant, admitted
+from aigw_daemon.supervisor.revision import has_model_file
 from aigw_daemon.supervisor.traffic import Watch
 from aigw_daemon.words import State
 
@@ -47,6 +48,8 @@ SOFT: Final = frozenset(
     }
 )
 """What may change in a profile without the process having to be replaced."""
+
+MODELS_SECONDS: Final = 5.0
 
 log = logging.getLogger(__name__)
 
@@ -111,11 +114,20 @@ class Supervisor:
             background = [
                 tasks.create_task(self._launcher.tend(), name="tend"),
                 tasks.create_task(self._coordinator.run(), name="coordinator"),
+                tasks.create_task(self._look_at_models(), name="models"),
             ]
             self._running.set()
             await self._over.wait()
             for task in background:
                 task.cancel()
+
+    async def _look_at_models(self) -> NoReturn:
+        """Files of models are replaced without a word: what would be started then answers otherwise."""
+        while True:
+            await self._edges.clock.sleep(MODELS_SECONDS)
+            for backend in self._named(()):
+                if isinstance(backend, ManagedBackend) and has_model_file(backend.plan.section):
+                    await backend.look_at_model()
 
     async def apply(self, profile: Profile, *, start: bool = True) -> None:
         """Make this the active profile: stop what it doesn't have, replace what it changes, spare what is the same.

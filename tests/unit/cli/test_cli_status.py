@@ -202,7 +202,7 @@ def test_without_a_daemon_it_says_what_still_runs_and_what_becomes_of_it(aigw: A
     )
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b'{"instance": 3}', b"\xff"])
+@pytest.mark.parametrize("content", [b"", b"{", b'{"instance": 3}', b"\xff", b'{"instance": "\xff"}'])
 def test_a_torn_state_file_says_nothing_of_what_still_runs(aigw: Aigw, home: Home, content: bytes) -> None:
     home.prepare()
     home.state_file.write_bytes(content)

@@ -40,6 +40,10 @@ def test_the_port_that_is_proposed_is_the_next_that_is_free_on_every_address(por
     close(bind(endpoints("localhost", free)))
 
 
+def test_a_port_that_is_promised_to_somebody_is_not_proposed(port: int) -> None:
+    assert free_beside("127.0.0.1", port, avoid=range(port, port + 51)) is None
+
+
 def test_above_the_last_port_there_is_none_to_propose() -> None:
     assert free_beside("127.0.0.1", 65_535) is None
 

@@ -26,7 +26,7 @@ COUNTS = CacheCounts(
     hits=70, misses=25, coalesced=5, stored=24, stored_bytes=48_000, saved_tokens=15_000, saved_seconds=192.5
 )
 REPORT = CacheReport({"llama": COUNTS}, 24, 73_000, RedisCounts(unanswered=2, unstored=3), redis_up=True)
-VIEW = CacheView(memory=64_000_000, redis=Secret("redis://user:hidden@127.0.0.1/0"))
+VIEW = CacheView(memory=64_000_000, redis=Secret("redis://user:hidden@127.0.0.1/0"), redis_wanted=True)
 READINGS = Readings((backend("coder", 1, state=State.DEGRADED),), {"coder": Standing(3, 2, True)}, REPORT, VIEW)
 
 PAGE = f"""\
@@ -144,9 +144,10 @@ def test_without_a_redis_nothing_is_said_of_one() -> None:
     assert not [name for name in own_names(found) if "redis" in name]
 
 
-def test_a_redis_that_was_never_reached_is_down() -> None:
+@pytest.mark.parametrize("view", [VIEW, CacheView(redis_wanted=True)], ids=["never reached", "failed"])
+def test_a_redis_that_the_profile_wants_and_that_is_not_there_is_down(view: CacheView) -> None:
     report = msgspec.structs.replace(REPORT, redis=None, redis_up=False)
-    text = page(msgspec.structs.replace(READINGS, cache=report))
+    text = page(msgspec.structs.replace(READINGS, cache=report, view=view))
     assert "aigw_cache_redis_up 0.0" in text
     assert "hidden" not in text
 

@@ -1,12 +1,15 @@
 """What a backend answers with, in one word: it changes with the model, and with nothing that only says how it runs."""
 
+import errno
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from aigw_daemon.home import Home
+from aigw_daemon.models.resolve import ModelFile
 from aigw_daemon.supervisor.failures import Exit
 from aigw_daemon.supervisor.revision import revision
 from aigw_daemon.words import State
@@ -50,6 +53,36 @@ def test_the_model_in_a_folder_counts_by_its_time(home: Home, tmp_path: Path) ->
     (tmp_path / "model.safetensors").touch()
     os.utime(tmp_path, ns=(5, 5))
     assert of(home, vllm) != before
+
+
+def test_variables_count_by_their_values(home: Home) -> None:
+    def of_host(host: str) -> str:
+        backend = "{engine: openai, url: 'http://${HOST}:8080/v1'}"
+        world = FakeWorld(home, backend=backend)
+        return revision(world.plan, replace(world.edges, environ={"HOST": host} if host else {}))
+
+    assert len({of_host("one"), of_host("two"), of_host("")}) == 3
+    assert of(home, env="{LLAMA_ARG_CTX_SIZE: '512'}") != of(home)
+
+
+def test_a_disk_that_fails_is_no_error(home: Home) -> None:
+    def fails(*_: object) -> ModelFile:
+        raise OSError(errno.EIO, "Input/output error")
+
+    world = FakeWorld(home)
+    assert revision(world.plan, replace(world.edges, resolve=fails))
+
+
+async def test_a_file_that_is_replaced_while_nothing_runs_is_noticed(home: Home) -> None:
+    world = FakeWorld(home)
+    backend = world.managed()
+    before, changes = backend.report().revision, world.changes
+    await backend.look_at_model()
+    assert (backend.report().revision, world.changes) == (before, changes)
+    world.model.write_bytes(b"GGUF of another")
+    await backend.look_at_model()
+    assert backend.report().revision != before
+    assert world.changes == changes + 1
 
 
 def test_the_address_of_what_somebody_else_runs_counts(home: Home) -> None:

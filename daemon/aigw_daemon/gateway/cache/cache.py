@@ -82,9 +82,8 @@ class Cache:
         self._clock = clock
         self._statistics = Statistics()
         self.clears = 0
-        """How often answers were cleared: a call that was begun before is not for those who ask after it."""
-        self._cleared: dict[str | None, float] = {}
-        """By model, None for all: what came before this time is forgotten, also what is on its way."""
+        """How often answers of any age were cleared: what was on its way then is not kept, and not for those who ask
+        later."""
 
     def resize(self, memory: MemoryTier, limit: int) -> None:
         """Keep answers in this tier from now on, up to this size each. What was counted stays."""
@@ -129,17 +128,19 @@ class Cache:
         """It got the answer of another one's upstream call."""
         self._statistics.of(question.name).coalesced += 1
 
-    async def keep(self, origin: Origin, body: bytes, *, stream: bool, content_type: str = JSON_TYPE) -> bool:
+    async def keep(
+        self, origin: Origin, body: bytes, *, stream: bool, content_type: str = JSON_TYPE, clears: int | None = None
+    ) -> bool:
         """Keep an answer of status 200 under what actually answered, if it may be kept; whether it is.
 
-        ``body`` is what the engine sent: of a stream, read to its end, all events with the usage frame.
+        ``body`` is what the engine sent: of a stream, read to its end, all events with the usage frame. ``clears`` is
+        what that was when the engine was asked: a clear since then may have its reason in what shaped this answer.
         """
         if len(body) <= THREAD_BYTES:
             entry = self._entry(origin, body, stream, content_type)
         else:
             entry = await asyncio.to_thread(self._entry, origin, body, stream, content_type)
-        # A call that was begun before a clear may have met what was the reason for it.
-        if entry is None or self._is_cleared(origin, origin.created - origin.seconds):
+        if entry is None or clears not in {None, self.clears}:
             return False
         self._memory.put(entry, origin.ttl)
         if self.redis is not None:
@@ -149,10 +150,13 @@ class Cache:
         counts.stored_bytes += len(body)
         return True
 
+    def purge(self) -> None:
+        """Have what this process keeps past its time neither shown nor counted. Takes a while where that is much."""
+        self._memory.purge()
+
     def report(self) -> CacheReport:
         """What it did since the worker began, and what this process keeps now."""
         redis = self.redis
-        self._memory.purge()
         counts = msgspec.structs.replace(redis.counts) if redis is not None else None
         up = redis is not None and redis.up
         return CacheReport(self._statistics.all(), len(self._memory), self._memory.bytes, counts, up)
@@ -163,11 +167,7 @@ class Cache:
         None means all, those that are on their way included. Returns how many answers that were, in the tier that held
         more of them. Raises `redis_link.Gone` where Redis can't be asked; this process has forgotten them by then.
         """
-        self.clears += 1
-        self._memory.purge()
-        horizon = self._clock() if before is None else before
-        for model in (None,) if models is None else models:
-            self._cleared[model] = max(horizon, self._cleared.get(model, horizon))
+        self.clears += before is None
         chosen = [
             kept.entry.origin.key
             for kept in self._memory
@@ -183,7 +183,7 @@ class Cache:
 
         Raises `redis_link.Gone` where this process has none, and Redis can't be asked.
         """
-        self._memory.purge()
+        self.purge()
         found = {
             kept.entry.origin.key: kept.entry
             for kept in self._memory
@@ -205,22 +205,19 @@ class Cache:
     async def _from_redis(self, question: Question) -> Kept | None:
         if self.redis is None:
             return None
+        clears = self.clears
         entry = await self.redis.find(question.key)
         # What this process has got meanwhile is newer.
         kept = self._memory.get(question.key)
         if kept is not None or entry is None:
             return kept
-        origin = entry.origin
-        # It was cleared while the reply was on its way.
-        if self._is_cleared(origin, origin.created):
+        if clears != self.clears:
+            # It may have been cleared while the reply was on its way.
             return None
+        origin = entry.origin
         # Another host's clock may be off: no answer lives longer here than it was given in all.
         left = min(origin.created + origin.ttl - self._clock(), origin.ttl)
         return self._memory.put(entry, left) if left > 0 else None
-
-    def _is_cleared(self, origin: Origin, since: float) -> bool:
-        cleared = self._cleared
-        return bool(cleared) and since < max(cleared.get(None, 0.0), cleared.get(origin.model, 0.0))
 
     def _hit(self, question: Question, kept: Kept, entry: Entry) -> Hit | None:
         age = self._clock() - entry.origin.created

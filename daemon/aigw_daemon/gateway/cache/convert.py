@@ -125,9 +125,15 @@ def _join(whole: Fields, delta: Mapping[str, Any]) -> None:
 
 def _parts(said: Any) -> list[Any]:
     """Content as a list of parts: some engines think in parts, and go on in plain text."""
-    if isinstance(said, str):
-        return [{"type": "text", "text": said}] if said else []
-    return list(said or [])
+    match said:
+        case None:
+            return []
+        case str():
+            return [{"type": "text", "text": said}] if said else []
+        case list():
+            return list(said)
+        case _:
+            raise TypeError(f"neither text nor parts: {type(said).__name__}")
 
 
 def _join_calls(calls: list[Fields], pieces: Iterable[Fields]) -> list[Fields]:

@@ -75,6 +75,7 @@ class CacheDesk:
             return CacheReply(command.id, problem=_without_redis(command, error))
 
     async def _stats(self) -> CacheStats:
+        self._cache.purge()
         report, view = self._cache.report(), self._view
         return CacheStats(
             since=self._since,
@@ -85,6 +86,7 @@ class CacheDesk:
 
     async def _clear(self, command: CacheCommand) -> int:
         models = self._names(command.model) if command.model is not None else None
+        self._cache.purge()
         before = self._clock() - command.older_than if command.older_than is not None else None
         return await self._cache.clear(models, before)
 

@@ -365,12 +365,13 @@ class Connection(HttpToolsProtocol):
         self.deadline = self.loop.time() + patience
 
     def _last_request(self) -> None:
+        """Answer what has come whole, take nothing more, and close."""
         self._deaf, self._reading = True, None
-        self._waiting.clear()
         self._body.clear()
         self._headers = []
-        if self._active is not None:
-            self._active.keep_alive = False
+        last = self._waiting[-1] if self._waiting else self._active
+        if last is not None:
+            last.keep_alive = False
         else:
             self._close_after_flush()
 

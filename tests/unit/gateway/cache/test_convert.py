@@ -181,9 +181,10 @@ def test_parts_and_plain_text_of_one_content_are_put_together() -> None:
     assert answer["choices"][0]["message"]["content"] == [{"type": "text", "text": "So "}, thought]
 
 
-def test_a_content_that_nobody_knows_has_no_other_form() -> None:
-    odd = {"text": "a"}
-    entry = stream_entry(origin(), event(delta(content="a")) + event(delta(content=odd, finish="stop")) + DONE_EVENT)
+@pytest.mark.parametrize("odd", [("a", {"text": "b"}), ({"text": "b"}, [{"type": "text", "text": "a"}])])
+def test_a_content_that_nobody_knows_has_no_other_form(odd: tuple[object, object]) -> None:
+    first, second = (event(delta(content=content)) for content in odd)
+    entry = stream_entry(origin(), first + second + event(delta(finish="stop")) + DONE_EVENT)
     assert entry is not None
     with pytest.raises(NoOtherForm):
         in_form(entry, stream=False)
