@@ -10,7 +10,7 @@ import pytest
 from tests.support.aigw import MODEL, Aigw
 
 GATEWAY_KEYS = {"url", "state", "pid"}
-DAEMON_KEYS = {"pid", "version", "uptime_s"}
+DAEMON_KEYS = {"pid", "version", "uptime_s", "warnings"}
 BACKEND_KEYS = {
     "name", "engine", "state", "pid", "address", "gpus", "memory_bytes", "models", "uptime_s", "restarts", "in_flight",
     "why",

@@ -76,14 +76,17 @@ class Living:
 
     def restart(self) -> None:
         """Have the daemon replace its program in place, and wait until the new one can be asked."""
-        before = self.status().daemon.uptime_s
+        # By the socket's file: between a look and a question the old program may have gone.
+        before = self.home.control_socket.stat().st_ctime_ns
         with self.control() as control:
             control.daemon_restart()
-        eventually_now(
-            lambda: is_listening(self.home) and self.status().daemon.uptime_s < before,
-            seconds=20,
-            what="the new program",
-        )
+        eventually_now(lambda: self._has_new_socket(before), seconds=20, what="the new program")
+
+    def _has_new_socket(self, before: int) -> bool:
+        try:
+            return self.home.control_socket.stat().st_ctime_ns != before and is_listening(self.home)
+        except FileNotFoundError:
+            return False
 
     def control(self) -> ControlClient:
         """A connection to the daemon."""

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
 from aigw_daemon.gateway.cache.entry import Entry
@@ -63,18 +63,29 @@ async def slowed(url: str, seconds: float) -> AsyncIterator[str]:
     """A server by TCP, behind a way on which each piece takes so long."""
     parts = urlsplit(url)
 
+    carrying: list[asyncio.Task[None]] = []
+
     async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(ConnectionError):
+        try:
             while piece := await reader.read(65_536):
                 await asyncio.sleep(seconds)  # the slowness is what is tested
                 writer.write(piece)
-        writer.close()
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection(parts.hostname, parts.port)
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(carry(reader, back))
-            tasks.create_task(carry(there, writer))
+    async with asyncio.TaskGroup() as tasks:
 
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            there, back = await asyncio.open_connection(parts.hostname, parts.port)
+            carrying.append(tasks.create_task(carry(reader, back)))
+            carrying.append(tasks.create_task(carry(there, writer)))
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        try:
+            yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
+        finally:
+            server.close()
+            for task in carrying:
+                task.cancel()
