@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from aigw_daemon.gateway import breaker
+from aigw_daemon.gateway import breaker, reporter
 from aigw_daemon.link.messages import BackendView, GatewayView, Records, RequestRecord, RouteView, Snapshot, TargetView
 from aigw_daemon.words import State
 from tests.support.fake_engine import (
@@ -115,6 +115,8 @@ async def test_each_request_ends_once_whatever_changes_meanwhile(
     seed: int, engines: dict[str, FakeEngine], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(breaker, "OPEN_SECONDS", 0.1)
+    # A fast machine makes more requests in a second than records are kept of.
+    monkeypatch.setattr(reporter, "RECORDS_PER_SECOND", 1_000_000)
     dice = random.Random(seed)
     for engine in engines.values():
         engine.behaviour = faulty(dice)
