@@ -22,19 +22,7 @@ from aigw_daemon.gatekeeper.worker import Worker, identity_of, log_of, spec
 from aigw_daemon.home import Home
 from aigw_daemon.link.caching import CacheReply
 from aigw_daemon.link.daemon import WorkerConnection
-from aigw_daemon.link.messages import (
-    Demand,
-    Drain,
-    Hello,
-    Load,
-    Ping,
-    Pong,
-    Records,
-    Snapshot,
-    Started,
-    Tail,
-    Up,
-)
+from aigw_daemon.link.messages import Demand, Drain, Hello, Load, Ping, Pong, Records, Snapshot, Started, Tail, Up
 from aigw_daemon.supervisor.launcher import Launcher, NotAdopted
 from aigw_daemon.version import AIGW_VERSION, LINK_VERSION
 

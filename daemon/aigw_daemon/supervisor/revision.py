@@ -32,7 +32,7 @@ def revision(plan: Plan, edges: Edges) -> str:
     where = _expanded({"url": section.base_url or ""}, environ)
     env = _expanded(section.env, environ) if isinstance(section, ProcessSection) else {}
     stamp = None
-    with suppress(OSError):
+    with suppress(OSError, RuntimeError):  # the second is pathlib's word for ~USER of a user that isn't there
         stamp = file_stamp(file) if (file := _model(plan, edges)) is not None else None
     return hashlib.sha256(json.dumps([said, where, env, stamp], sort_keys=True).encode()).hexdigest()
 

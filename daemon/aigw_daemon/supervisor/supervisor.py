@@ -127,7 +127,13 @@ class Supervisor:
             await self._edges.clock.sleep(MODELS_SECONDS)
             for backend in self._named(()):
                 if isinstance(backend, ManagedBackend) and has_model_file(backend.plan.section):
-                    await backend.look_at_model()
+                    await self._look_at_model(backend)
+
+    async def _look_at_model(self, backend: ManagedBackend) -> None:
+        try:
+            await backend.look_at_model()
+        except Exception:  # a bug of ours here must not take the backends along
+            log.exception("cannot look at the model of %s", backend.name)
 
     async def apply(self, profile: Profile, *, start: bool = True) -> None:
         """Make this the active profile: stop what it doesn't have, replace what it changes, spare what is the same.

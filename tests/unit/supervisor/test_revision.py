@@ -10,8 +10,10 @@ import pytest
 
 from aigw_daemon.home import Home
 from aigw_daemon.models.resolve import ModelFile
+from aigw_daemon.supervisor import managed
 from aigw_daemon.supervisor.failures import Exit
 from aigw_daemon.supervisor.revision import revision
+from aigw_daemon.supervisor.supervisor import Supervisor
 from aigw_daemon.words import State
 from tests.support.fake_clock import settle
 from tests.support.fake_engines import FakeWorld, running
@@ -71,6 +73,26 @@ def test_a_disk_that_fails_is_no_error(home: Home) -> None:
 
     world = FakeWorld(home)
     assert revision(world.plan, replace(world.edges, resolve=fails))
+
+
+def test_a_home_that_nobody_has_is_no_error(home: Home) -> None:
+    assert of(home, "{engine: vllm, model: '~nobody-has-this-name/m'}")
+
+
+async def test_a_look_that_fails_leaves_the_backends_be(
+    home: Home, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def breaks(*_: object) -> str:
+        raise KeyError("a bug")
+
+    world = FakeWorld(home)
+    backend = world.managed()
+    monkeypatch.setattr(managed, "revision", breaks)
+    supervisor = Supervisor(
+        home, world.state, launcher=world.launcher, traffic=world.watch, on_change=world.changed, clock=world.clock
+    )
+    await supervisor._look_at_model(backend)
+    assert "cannot look at the model of a" in caplog.text
 
 
 async def test_a_file_that_is_replaced_while_nothing_runs_is_noticed(home: Home) -> None:

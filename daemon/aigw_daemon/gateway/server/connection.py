@@ -76,7 +76,7 @@ class Connection(HttpToolsProtocol):
         self._waiting: list[Exchange] = []
         """Requests that came whole while another was being answered (pipelining), or was not taken yet."""
         self._deaf = False
-        """Whether nothing that arrives counts any more: the connection ends with the answer that is under way."""
+        """Whether nothing that arrives counts any more: what has come whole is answered, and that is the end."""
         self._unused = 0
         """Bytes received since the last that were a body's: a head or trailers that don't end."""
         self._body: list[bytes] = []
