@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from pathlib import Path
 
 
@@ -61,6 +61,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--burn", type=float, default=0.0, help="compute for so many seconds before an answer")
     parser.add_argument("--pieces", type=int, default=1, help="how many pieces a stream has")
     parser.add_argument("--chatty", type=int, default=0, help="write so many bytes to the log with each piece")
+    parser.add_argument("--single", action="store_true", help="do one thing at a time: no probe while it streams")
     parser.add_argument("--pause", type=float, default=0.0, help="seconds between two pieces")
     return parser.parse_args()
 
@@ -171,7 +172,7 @@ def main() -> None:
     if said.mute:
         threading.Event().wait()
     Handler.said, Handler.up_at = said, time.monotonic() + said.load
-    server = ThreadingHTTPServer((said.host, said.port), Handler)
+    server = (HTTPServer if said.single else ThreadingHTTPServer)((said.host, said.port), Handler)
     if said.flood:
         threading.Thread(target=write_to_log, args=(said.flood,), daemon=True).start()
     server.serve_forever()

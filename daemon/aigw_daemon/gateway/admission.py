@@ -14,6 +14,8 @@ from enum import Enum, auto
 from time import monotonic
 from typing import Final
 
+from aigw_daemon.gateway.activity import Activity
+
 LONGEST_RETRY_AFTER: Final = 60
 """Seconds. An estimate from how the last slots came free says nothing about later."""
 PACE_WEIGHT: Final = 0.2
@@ -73,10 +75,12 @@ def _cap(limit: int | None) -> int:
 class Lane:
     """What one backend has to do now, and who waits for it. All its requests share it.
 
-    Not for threads: everything happens on the event loop. Whoever entered leaves exactly once.
+    Not for threads: everything happens on the event loop. Whoever entered leaves exactly once. The lane itself wakes
+    the reporter through ``activity``, whichever way a request comes in.
     """
 
     __slots__ = (
+        "_activity",
         "_cap",
         "_clock",
         "_full_since",
@@ -97,8 +101,10 @@ class Lane:
         limit: int | None = None,
         max_queue: int = 0,
         clock: Callable[[], float] = monotonic,
+        activity: Activity | None = None,
     ) -> None:
         self.backend = backend
+        self._activity = activity or Activity()
         self.in_flight = 0
         self.relayed = 0
         """Pieces of answers, since the worker began."""
@@ -140,6 +146,8 @@ class Lane:
         if taken >= self._cap:
             return False
         self.in_flight = taken = taken + 1
+        if self._activity.asleep:
+            self._activity.wake()
         if taken == self._cap:
             self._full_since = self._clock()
         return True
@@ -157,6 +165,9 @@ class Lane:
         loop = asyncio.get_running_loop()
         waiter: _Waiter = (-priority, place, loop.create_future())
         insort(self._line, waiter, key=_rank)
+        if self._activity.asleep:
+            # With a limit of 0 somebody can wait though nobody is inside.
+            self._activity.wake()
         timer = loop.call_later(timeout, self._expire, waiter)
         try:
             told = await waiter[2]

@@ -98,8 +98,6 @@ class Completions:
         if said is not None:
             call.controls = read_controls(said)
         reporter = self._reporter
-        if reporter.asleep:
-            reporter.stir()
         if reporter.tailing:
             reporter.started(Started(call.id.decode(), call.at, call.model, None, call.endpoint))
 

@@ -1,7 +1,8 @@
 """What the worker tells the daemon: records in batches, what backends have to do, starts while somebody tails.
 
-Nothing here is waited for by a request, and a request costs it a few additions: while anything goes on, a task looks
-ten times a second at what has changed. Records above 1,000 a second are counted, not kept (the design's *Records*).
+No request waits for it, and reporting costs a request a few additions: while anything is in flight, a task looks at
+the lanes ten times a second. The lanes themselves wake it (`activity.py`). Records above 1,000 a second are counted,
+not kept (the design's *Records*).
 """
 
 import asyncio
@@ -42,16 +43,14 @@ class Reporter:
         """For records, until the second is over: the task looks at the clock, not each request."""
         self._second_began = clock()
         self._told = Load({})
-        self._stirred = asyncio.Event()
-        self.asleep = True
-        """Whether nothing goes on that the task knows of: then whoever begins or ends something must `stir` it."""
+        self._activity = standings.activity
         self.tailing = False
         """Whether `Started` messages are wanted."""
 
-    def stir(self) -> None:
-        """Something has changed while the reporter was asleep."""
-        self.asleep = False
-        self._stirred.set()
+    def tell_again(self) -> None:
+        """Report everything anew: what was sent before went to another daemon, which may not have read it."""
+        self._told = Load({})
+        self._activity.wake()
 
     def finish(self, call: Finished) -> None:
         """A request is over."""
@@ -60,8 +59,8 @@ class Reporter:
             self._records.append(call.record())
         else:
             self._dropped += 1
-        if self.asleep:
-            self.stir()
+        if self._activity.asleep:
+            self._activity.wake()
 
     def started(self, message: Started) -> None:
         """A request began; call only while `tailing`."""
@@ -70,13 +69,12 @@ class Reporter:
     async def run(self) -> None:
         """Send what there is, until cancelled; sleeps while there is nothing."""
         while True:
-            await self._stirred.wait()
-            self._stirred.clear()
+            await self._activity.wait()
             await self._report_until_idle()
 
     async def _report_until_idle(self) -> None:
         batch_at = progress_at = 0.0
-        while not self.asleep:
+        while not self._activity.asleep:
             await asyncio.sleep(LOAD_SECONDS)
             now = self._clock()
             if now - self._second_began >= 1.0:
@@ -90,7 +88,7 @@ class Reporter:
                 self._flush_records()
                 batch_at = now + BATCH_SECONDS - LOAD_SECONDS
             rested = self._room == RECORDS_PER_SECOND
-            self.asleep = rested and not (self._goes_on(self._load()) or self._records or self._dropped)
+            self._activity.asleep = rested and not (self._goes_on(self._load()) or self._records or self._dropped)
 
     def flush(self) -> None:
         """Send everything now: the worker is about to end."""

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 from time import monotonic
 
+from aigw_daemon.gateway.activity import Activity
 from aigw_daemon.gateway.admission import RAMP_SECONDS, Lane, ramped
 from aigw_daemon.gateway.breaker import Breaker, Breakers
 from aigw_daemon.gateway.decision import CALM, Conditions
@@ -25,6 +26,8 @@ class Standings:
     """All lanes and circuits. ``on_change`` is called when a circuit moved: what was decided before is out of date."""
 
     def __init__(self, on_change: Callable[[], None], clock: Callable[[], float] = monotonic) -> None:
+        self.activity = Activity()
+        """Of all these lanes."""
         self._on_change = on_change
         self._clock = clock
         self._lanes: dict[str, Lane] = {}
@@ -41,7 +44,7 @@ class Standings:
         """The backend's own, made when it is first asked for."""
         lane = self._lanes.get(backend)
         if lane is None:
-            lane = self._lanes[backend] = Lane(backend)
+            lane = self._lanes[backend] = Lane(backend, activity=self.activity)
         return lane
 
     def breaker(self, backend: str) -> Breaker:
@@ -82,7 +85,9 @@ class Standings:
         for gone in before.keys() - self._views.keys():
             self.lane(gone).wake_all()
         # A removed backend's lane stays while somebody is in it: the daemon must hear that it empties.
-        self._lanes = {name: lane for name, lane in self._lanes.items() if name in self._views or lane.in_flight}
+        self._lanes = {
+            name: lane for name, lane in self._lanes.items() if name in self._views or lane.in_flight or lane.waiting
+        }
 
     def _open_lane(self, view: BackendView) -> None:
         lane = self.lane(view.name)
@@ -101,6 +106,8 @@ class Standings:
 
     def _moved(self, _breaker: Breaker) -> None:
         self._on_change()
+        if self.activity.asleep:
+            self.activity.wake()
         self._set_circuit_timer()
 
     def _set_circuit_timer(self) -> None:

@@ -145,6 +145,7 @@ class Worker:
                     self._grace.set_result(message.grace)
 
     def _hello(self) -> Hello:
+        self._gateway.reporter.tell_again()
         pid = os.getpid()
         return Hello(
             link_version=LINK_VERSION,

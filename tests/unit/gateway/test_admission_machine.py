@@ -1,27 +1,13 @@
 """Whatever happens at a lane, in whatever order: no slot is lost or doubled, and nobody is overtaken."""
 
 import asyncio
-from selectors import DefaultSelector
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from aigw_daemon.gateway.admission import Lane, LookAgain, NotAdmitted
-
-ROUNDS = 6
-"""Of the loop, after which everything has happened that needs no time: the longest chain is being woken twice."""
-
-
-class SteppedLoop(asyncio.SelectorEventLoop):
-    """A loop whose timers ring when a test says that it is time."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-        super().__init__(DefaultSelector())
-
-    def time(self) -> float:
-        return self.now
+from tests.support.stepped_loop import ROUNDS, SteppedLoop
 
 
 class Visit:

@@ -29,14 +29,15 @@ class Clock:
 async def test_records_above_the_cap_are_counted_not_kept_until_the_second_is_over() -> None:
     sent: list[Up] = []
     clock = Clock()
-    reporter = Reporter(Standings(lambda: None), sent.append, clock)
+    standings = Standings(lambda: None)
+    reporter = Reporter(standings, sent.append, clock)
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(reporter.run())
         for _ in range(RECORDS_PER_SECOND + 7):
             reporter.finish(Call())
         await eventually(lambda: Records((RECORD,) * RECORDS_PER_SECOND, 7) in sent)
         clock.now = 1.0
-        await eventually(lambda: reporter.asleep)
+        await eventually(lambda: standings.activity.asleep)
         reporter.finish(Call())
         await eventually(lambda: sent[-1] == Records((RECORD,), 0))
         running.cancel()
@@ -63,7 +64,7 @@ async def test_what_is_relayed_is_told_each_second_while_something_is_in_flight(
         flow = standings.lane("a")
         flow.in_flight += 1
         flow.relayed += 3
-        reporter.stir()
+        standings.activity.wake()
         await eventually(lambda: Load({"a": 1}, {"a": 3}) in sent)
         flow.relayed += 1
         await eventually(lambda: Load({"a": 1}, {"a": 4}) in sent)
