@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
-from aigw_daemon.gateway.wire import upstream_error
+from aigw_daemon.gateway.refusals import upstream_error
 from aigw_daemon.supervisor.failures import Failure, FailureKind, Unrunnable, classify
 from tests.contract.runners import KEY, MODEL, RUNNERS, Command, Runner, client, command, health, process, tree
 from tests.support.wait import eventually_now

@@ -1,7 +1,10 @@
 """Before the first byte every failure goes to the next candidate; a spent chain says what each attempt met."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from time import monotonic
 
 import msgspec
@@ -99,6 +102,15 @@ def error_of(body: bytes) -> dict[str, str]:
         pytest.param(says(whole(b'{"error":"who are you"}', 401)), id="401"),
         pytest.param(says(whole(b'{"error":"no"}', 403)), id="403"),
         pytest.param(says(whole(b'{"error":"no such model"}', 404)), id="404"),
+        pytest.param(says(whole(b"{}")), id="an answer without choices"),
+        pytest.param(says(whole(b'{"object":"error","message":"boom","code":500}')), id="an error without the word"),
+        pytest.param(says(whole(b'{"id":"x","choices":[],"usage":{"prompt_tokens":3}}')), id="no choice"),
+        pytest.param(says(whole(b'{"id":"x","choices":null}')), id="choices that are null"),
+        pytest.param(says(whole(b'{"choices":[null]}')), id="a choice that is null"),
+        pytest.param(says(whole(b'[{"error":{"message":"boom","code":500}}]')), id="an error in an array"),
+        pytest.param(
+            says(whole(b'{"error":{"message":"TPM","code":"rate_limit_exceeded"}}', 413)), id="413 that limits"
+        ),
         pytest.param(says(whole(b"", 302, "location: http://127.0.0.1:9/")), id="a redirect"),
     ],
 )
@@ -165,8 +177,18 @@ async def test_a_bare_string_error_is_put_into_the_envelope(gateway: GatewayProc
     }
 
 
+async def test_an_engines_own_fields_are_relayed(gateway: GatewayProcess, first: FakeEngine) -> None:
+    said = b'{"error":{"code":400,"message":"odd","type":"t","param":"top_k","hint":"use 40","limit":7,"at":{"x":1}}}'
+    first.behaviour = says(whole(said, 400))
+    _, _, body = await ask(gateway.port, post(ASK))
+    envelope = {"message": "odd", "type": "t", "param": "top_k", "code": "invalid_request"}
+    assert msgspec.json.decode(body)["error"] == {**envelope, "hint": "use 40", "limit": 7}
+
+
 KEY = "sk-of-a-provider"
-REPEATS_KEY = b'{"error":{"message":"bad key: Bearer %b","code":"%b"}}' % (KEY.encode(), KEY.encode())
+REPEATS_KEY = b'{"error":{"message":"bad key: Bearer KEY","code":"KEY","hint":"is it KEY?"}}'.replace(
+    b"KEY", KEY.encode()
+)
 
 
 @pytest.mark.parametrize(
@@ -228,6 +250,35 @@ async def test_providers_that_are_all_limited_are_429_with_the_shortest_wait(
     second.behaviour = says(whole(b'{"error":"slow"}', 429, "retry-after: 7"))
     status, headers, _ = await ask(gateway.port, post(ASK))
     assert (status, headers[b"retry-after"]) == (429, b"7")
+
+
+@pytest.mark.parametrize(
+    ("line", "seconds"),
+    [
+        ("retry-after: 7.5", b"8"),
+        ("retry-after-ms: 6200", b"7"),
+        ("retry-after: Sat, 28 Nov 2026 08:50:07 GMT\r\ndate: Sat, 28 Nov 2026 08:49:37 GMT", b"30"),
+        ("retry-after: soon", b"40"),
+    ],
+)
+async def test_a_retry_after_in_any_form_is_told_in_whole_seconds(
+    gateway: GatewayProcess, first: FakeEngine, second: FakeEngine, line: str, seconds: bytes
+) -> None:
+    first.behaviour = says(whole(b'{"error":"slow"}', 429, *line.split("\r\n")))
+    second.behaviour = says(whole(b'{"error":"slow"}', 429, "retry-after: 40"))
+    status, headers, _ = await ask(gateway.port, post(ASK))
+    assert (status, headers[b"retry-after"]) == (429, seconds)
+
+
+async def test_a_backend_is_left_alone_as_long_as_its_date_says(
+    gateway: GatewayProcess, first: FakeEngine, second: FakeEngine
+) -> None:
+    until = format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)
+    first.behaviour = says(whole(b'{"error":"slow"}', 429, f"retry-after: {until}"))
+    for _ in range(2):
+        status, headers, _ = await ask(gateway.port, post(ASK))
+        assert (status, headers[b"x-aigw-backend"]) == (200, b"two")
+    assert (len(first.requests), len(second.requests)) == (1, 2)
 
 
 async def test_upstream_401_and_404_never_reach_the_client_as_such(
@@ -413,6 +464,58 @@ async def test_a_picture_for_models_without_eyes_is_the_clients_to_change(
     assert (status, b"retry-after" in headers) == (400, False)
     assert "lacks vision" in error_of(answer)["message"]
     assert first.requests == []
+
+
+WELL = b'{"choices":[{"index":%b,"message":{"content":"\\ud83d"},"finish_reason" : "stop"}],"usage":%b}'
+
+
+@pytest.mark.parametrize(
+    ("index", "usage", "tokens"),
+    [
+        (b"0", b'{"prompt_tokens":1.0,"completion_tokens":2}', (1, 2)),
+        (b"null", b'{"prompt_tokens":1,"completion_tokens":"two"}', (1, None)),
+        (b'"0"', b'{"prompt_tokens":-1,"completion_tokens":1e400}', (None, None)),
+        (b"0.0", b'["none"]', (None, None)),
+    ],
+)
+async def test_what_is_only_noted_breaks_no_answer(
+    gateway: GatewayProcess, first: FakeEngine, index: bytes, usage: bytes, tokens: tuple[int | None, int | None]
+) -> None:
+    answer = WELL % (index, usage)
+    first.behaviour = says(whole(answer))
+    status, headers, body = await ask(gateway.port, post(ASK))
+    assert (status, headers[b"x-aigw-backend"], body) == (200, b"one", answer)
+    record = await gateway.record_of(headers)
+    assert (record.prompt_tokens, record.completion_tokens, record.finish_reason) == (*tokens, "stop")
+    event = b"data: " + answer.replace(b'"message"', b'"delta"') + b"\n\n"
+    first.behaviour = says(stream(event, DONE))
+    _, headers, body = await ask(gateway.port, post(STREAM))
+    assert unchunked(body) == event + DONE
+    record = await gateway.record_of(headers)
+    assert (record.prompt_tokens, record.completion_tokens, record.finish_reason) == (*tokens, "stop")
+    assert record.error is None
+
+
+async def test_half_an_emoji_reaches_the_engine_as_it_was_written(gateway: GatewayProcess, first: FakeEngine) -> None:
+    body = rb'{"model":"m","messages":[{"role":"user","content":"cut \ud83d"}]}'
+    status, _, _ = await ask(gateway.port, post(body))
+    assert (status, first.requests[0].body) == (200, body)
+    renamed = body.replace(b'"m"', b'"one/m"')
+    status, _, _ = await ask(gateway.port, post(renamed))
+    assert status == 200
+    assert json.loads(first.requests[1].body) == json.loads(body)
+    assert rb'"content":"cut \ud83d"' in first.requests[1].body
+
+
+async def test_what_is_no_utf_8_reaches_no_engine(gateway: GatewayProcess, first: FakeEngine) -> None:
+    status, _, answer = await ask(gateway.port, post(b'{"model":"m","messages":[{"content":"\xff"}]}'))
+    assert (status, error_of(answer)["code"], first.requests) == (400, "invalid_json", [])
+    assert "byte 0xff at offset 37" in error_of(answer)["message"]
+
+
+async def test_a_field_that_is_missing_is_named(gateway: GatewayProcess) -> None:
+    status, _, answer = await ask(gateway.port, post(b'{"messages":[]}'))
+    assert (status, error_of(answer)["param"]) == (400, "model")
 
 
 async def test_a_short_deadline_of_the_clients_own_is_kept(gateway: GatewayProcess, first: FakeEngine) -> None:

@@ -100,6 +100,20 @@ async def test_without_such_a_chain_its_own_words_reach_the_client(gateway: Loca
     error = msgspec.json.decode(body)["error"]
     assert (status, error["type"], other.requests) == (400, "exceed_context_size_error", [])
     assert "exceeds the available context size" in error["message"]
+    assert error["code"] == "context_length_exceeded"
+    assert (error["n_ctx"], error["n_prompt_tokens"] > 512) == (512, True)
+
+
+async def test_a_field_that_it_finds_wrong_is_named(gateway: LocalGateway) -> None:
+    status, _, body = await gateway.ask(msgspec.json.encode({"model": "alone", "messages": "hello"}))
+    error = msgspec.json.decode(body)["error"]
+    assert (status, error["param"], error["code"]) == (400, "messages", "invalid_request")
+
+
+async def test_half_an_emoji_is_its_to_judge(gateway: LocalGateway) -> None:
+    body = rb'{"model":"alone","messages":[{"role":"user","content":"cut \ud83d"}],"max_tokens":2}'
+    status, _, answer = await gateway.ask(body)
+    assert (status, "surrogate" in msgspec.json.decode(answer)["error"]["message"]) == (400, True)
 
 
 async def test_killed_in_mid_stream_it_ends_with_one_error(

@@ -89,6 +89,103 @@ def doing(view: BackendView, *endpoints: str) -> BackendView:
     return msgspec.structs.replace(view, endpoints=endpoints)
 
 
+@pytest.mark.parametrize(
+    ("asked", "answer"),
+    [
+        ({"texts": ["x", "y"], "query": "q"}, b'[{"index":1,"score":0.9},{"index":0,"score":0.1}]'),
+        ({"documents": ["x"], "query": "q"}, b'{"results":[{"index":0,"relevance_score":0.9}]}'),
+        ({"texts": [], "query": "q"}, b"[]"),
+    ],
+)
+async def test_ranks_of_every_form_are_passed_on(
+    gateway: LocalGateway, first: FakeEngine, asked: dict[str, object], answer: bytes
+) -> None:
+    first.behaviour = says(whole(answer))
+    status, headers, body = await gateway.ask(msgspec.json.encode({"model": "m", **asked}), path="rerank")
+    assert (status, headers[b"x-aigw-backend"], body) == (200, b"one", answer)
+
+
+@pytest.mark.parametrize(
+    ("path", "asked", "answer"),
+    [
+        ("embeddings", {"input": "x"}, b'{"object":"list","data":[]}'),
+        ("embeddings", {"input": "x"}, b'{"object":"error"}'),
+        ("rerank", {"query": "q", "documents": ["x"]}, b'{"results":[]}'),
+        ("rerank", {"query": "q", "texts": ["x"]}, b"[]"),
+    ],
+)
+async def test_no_vectors_and_no_ranks_are_no_answer(
+    gateway: LocalGateway, first: FakeEngine, path: str, asked: dict[str, object], answer: bytes
+) -> None:
+    first.behaviour = says(whole(answer))
+    status, _, body = await gateway.ask(msgspec.json.encode({"model": "m", **asked}), path=path)
+    assert (status, "one: its answer has no" in sentence(body)) == (500, True)
+
+
+# What a request needs.
+
+PROSE = "The quick brown fox jumps over the lazy dog. "
+SCHEMA = {"type": "object", "properties": {"image_url": {"type": "string"}, "image": {"type": "string"}}}
+
+
+def local_and_cloud(first: FakeEngine, second: FakeEngine, *capabilities: str) -> Snapshot:
+    """A small local model that can do these, before one that can do everything."""
+    small = ModelView("m", 1, 4_096, capabilities=capabilities)
+    large = ModelView("m2", 1, 1_000_000, capabilities=("chat", "tools", "vision"))
+    wanted = over_two(first, second)
+    views = tuple(
+        msgspec.structs.replace(view, models=(model,))
+        for view, model in zip(wanted.backends, (small, large), strict=True)
+    )
+    return msgspec.structs.replace(wanted, backends=views)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}},
+        {"metadata": {"image_url": "https://x", "trace": PROSE * 2_000}},
+        {"tools": [{"type": "function", "function": {"name": "show", "parameters": SCHEMA}}]},
+        {"messages": [{"role": "user", "content": 'Is {"type":"image_url"} right?'}]},
+        {"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "A" * 200_000}}]}]},
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_a_local_model_can_do_stays_on_this_machine(
+    gateway: LocalGateway, first: FakeEngine, second: FakeEngine, fields: dict[str, object], stream: bool
+) -> None:
+    gateway.apply(local_and_cloud(first, second, "chat", "tools"))
+    body = msgspec.json.encode(
+        {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": stream, **fields}
+    )
+    _, headers, _ = await gateway.ask(body)
+    assert (headers[b"x-aigw-backend"], second.requests) == (b"one", [])
+    indented = msgspec.json.format(body, indent=2_000)
+    assert len(indented) > 20_000
+    _, headers, _ = await gateway.ask(indented)
+    assert (headers[b"x-aigw-backend"], second.requests) == (b"one", [])
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://x"}}]}]},
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "A" * 500_000}}]}]},
+        {"messages": [{"role": "user", "content": PROSE * 1_000}]},
+        {"messages": [{"role": "user", "content": PROSE * 10_000}]},
+    ],
+    ids=["a picture", "a large picture", "a long text", "a very long text"],
+)
+async def test_what_it_cannot_goes_on(
+    gateway: LocalGateway, first: FakeEngine, second: FakeEngine, fields: dict[str, object]
+) -> None:
+    gateway.apply(local_and_cloud(first, second, "chat", "tools"))
+    plain = msgspec.json.encode({"model": "m", **fields})
+    for body in (plain, plain.replace(b"image_url", rb"im\u0061ge\u005Furl")):
+        status, headers, _ = await gateway.ask(body)
+        assert (status, headers[b"x-aigw-backend"], first.requests) == (200, b"two", [])
+
+
 TOO_LONG = says(
     whole(
         b'{"error":{"code":400,"message":"exceeds the available context size","type":"exceed_context_size_error"}}', 400
@@ -118,6 +215,44 @@ async def test_a_prompt_that_is_too_long_goes_to_the_chain_for_long_ones_at_once
     status, headers, _ = await gateway.ask(ASK, *lines)
     assert (status, headers[b"x-aigw-backend"], headers[b"x-aigw-attempts"]) == (200, b"long", b"2")
     assert (second.requests, gateway.breaker("one").failures) == ([], 0)
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        whole(
+            b'{"object":"error","message":"The decoder prompt (length 5000) is longer than the maximum model length of '
+            b'4096.","type":"BadRequestError","param":null,"code":400}',
+            400,
+        ),
+        whole(
+            b'{"error":"Input validation error: `inputs` must have less than 4095 tokens","error_type":"validation"}',
+            422,
+        ),
+        whole(
+            b'[{"error":{"code":400,"message":"input token count (9) exceeds the maximum number of tokens allowed"}}]',
+            400,
+        ),
+        whole(
+            b'{"type":"error","error":{"type":"invalid_request_error","message":"prompt is too long: 9 tokens > 8"}}',
+            400,
+        ),
+        whole(b'{"error":{"message":"input (600 tokens) is too large to process","type":"server_error"}}', 500),
+        whole(b'{"error":"Trying to keep the first 5000 tokens when context the overflows."}'),
+    ],
+    ids=["vLLM", "TGI", "Gemini", "Anthropic", "llama.cpp, a vector", "LM Studio, with 200"],
+)
+async def test_a_prompt_that_is_too_long_is_known_by_any_engines_words(
+    gateway: LocalGateway, first: FakeEngine, second: FakeEngine, third: FakeEngine, refusal: bytes
+) -> None:
+    first.behaviour = says(refusal)
+    status, _, answer = await gateway.ask(ASK)
+    assert (status in {400, 422}, second.requests) == (True, [])
+    assert msgspec.json.decode(answer)["error"]["code"] == "context_length_exceeded"
+    gateway.apply(with_longer(first, second, third))
+    status, headers, _ = await gateway.ask(ASK)
+    assert (status, headers[b"x-aigw-backend"]) == (200, b"long")
+    assert gateway.breaker("one").failures == 0
 
 
 async def test_a_long_prompt_waits_for_a_place_in_the_chain_for_long_ones(

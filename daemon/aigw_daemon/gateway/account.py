@@ -9,10 +9,10 @@ from typing import Protocol
 
 from aigw_daemon.gateway.answers import Usage
 from aigw_daemon.gateway.controls import NONE, Controls
-from aigw_daemon.gateway.decision import Decision
+from aigw_daemon.gateway.decision import Ask, Decision
 from aigw_daemon.gateway.failures import Met
 from aigw_daemon.gateway.plans import Hop, Plan
-from aigw_daemon.gateway.requests import Facts
+from aigw_daemon.gateway.requests import Facts, asks
 
 
 class Clock(Protocol):
@@ -39,6 +39,8 @@ class Account:
     shared = False
     """Whether its answer is for several: then the usage frame is kept, for those among them who asked for it."""
     controls: Controls = NONE
+    wanted: Ask | None = None
+    """What decides who can answer, once the body was read for it; see `asks`."""
     attempts = 0
     plan: Plan | None = None
     """The one that was looked up a moment ago, without an await since."""
@@ -64,6 +66,12 @@ class Account:
         self.body = body
         self.clock = clock
         self._began = perf_counter()
+
+    def asks(self) -> Ask:
+        """What decides who can answer. The body is read for it once."""
+        if self.wanted is None:
+            self.wanted = asks(self.endpoint, self.facts, self.body)
+        return self.wanted
 
     @property
     def elapsed(self) -> float:

@@ -7,29 +7,23 @@ end. Cancelling closes the upstream connection at once (rule B12).
 
 import asyncio
 from collections.abc import Awaitable
-from time import monotonic
+from time import monotonic, time
 from typing import NoReturn
 
 import msgspec
 
 from aigw_daemon.gateway.account import Account
-from aigw_daemon.gateway.answers import decode_answer
+from aigw_daemon.gateway.answers import decode_answer, lack
 from aigw_daemon.gateway.breaker import Failure, Permit
 from aigw_daemon.gateway.call import STREAM_TYPE
-from aigw_daemon.gateway.failures import (
-    AttemptFailed,
-    Kind,
-    TooLong,
-    failed_exchange,
-    failed_status,
-    is_clients_fault,
-    is_too_long,
-)
+from aigw_daemon.gateway.failures import AttemptFailed, Kind, failed_exchange
 from aigw_daemon.gateway.plans import Hop
+from aigw_daemon.gateway.refusals import Said, refusal, refused_inside, upstream_error
 from aigw_daemon.gateway.requests import ABSENT, rewritten
+from aigw_daemon.gateway.retry_after import wait_of
 from aigw_daemon.gateway.streaming import StreamScan
 from aigw_daemon.gateway.upstream.base import Response, Upstream, UpstreamError
-from aigw_daemon.gateway.wire import BAD_JSON, Said, relayed_error, upstream_error
+from aigw_daemon.gateway.wire import BAD_JSON
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 """A whole answer is held until it is complete, so that a truncated one can still fall back."""
@@ -117,15 +111,11 @@ async def attempt(upstream: Upstream, call: Account, hop: Hop, permit: Permit) -
 
 async def _refuse(hop: Hop, response: Response) -> NoReturn:
     said = _said(hop, await response.read(MAX_ERROR_BYTES))
-    if is_clients_fault(response.status):
-        error = relayed_error(response.status, said)
-        raise TooLong(error) if is_too_long(said) else error
-    retry_after = (response.header(b"retry-after") or b"").decode("latin-1")
-    raise failed_status(response.status, said.message, retry_after)
+    raise refusal(response.status, said, wait_of(response.headers, time()))
 
 
 def _said(hop: Hop, body: bytes) -> Said:
-    return Said(*(hop.redacted(part) for part in upstream_error(body)))
+    return upstream_error(body).redacted(hop.redacted)
 
 
 async def _begin_stream(call: Account, hop: Hop, permit: Permit, response: Response, scan: StreamScan) -> Streamed:
@@ -149,8 +139,7 @@ async def _begin_stream(call: Account, hop: Hop, permit: Permit, response: Respo
             hop.breaker.succeeded(permit, monotonic())
         return Streamed(hop, permit, response, scan, first)
     if scan.error is not None:
-        what = f"its stream began with an error: {hop.redacted(scan.error)}"
-        raise AttemptFailed(Kind.FAILED, what, counts=Failure.SERVER_ERROR)
+        raise refused_inside(Said(hop.redacted(scan.error)), "the first event of its stream")
     raise AttemptFailed(Kind.FAILED, "its stream ended without an answer", counts=Failure.TRUNCATED, passing=True)
 
 
@@ -161,9 +150,10 @@ def _check_whole(call: Account, hop: Hop, content: bytes) -> None:
     except BAD_JSON as error:
         what = "is empty" if not content.strip() else f"is not an answer ({error})"
         raise AttemptFailed(Kind.FAILED, f"its answer {what}", counts=Failure.BAD_ANSWER) from error
-    if answer.error is not None:
-        what = f"its answer is an error: {_said(hop, content).message}"
-        raise AttemptFailed(Kind.FAILED, what, counts=Failure.SERVER_ERROR)
+    missing = lack(call.endpoint, answer, call.body)
+    if answer.is_error or missing is not None:
+        said = _said(hop, content) if len(content) <= MAX_ERROR_BYTES else Said(None)
+        raise refused_inside(said, "its answer", missing)
     call.usage = answer.usage
     for choice in answer.choices or ():
         call.finish_reason = call.finish_reason or choice.finish_reason

@@ -32,7 +32,7 @@ from aigw_daemon.gateway.failures import out_of_time, unstreamed
 from aigw_daemon.gateway.live import Live
 from aigw_daemon.gateway.plans import Caching, Hop
 from aigw_daemon.gateway.relay import pump
-from aigw_daemon.gateway.requests import THREAD_BYTES, Facts, asks, is_special
+from aigw_daemon.gateway.requests import THREAD_BYTES, Facts, is_special
 from aigw_daemon.gateway.server.exchange import Exchange
 from aigw_daemon.gateway.sharing import ClientSink, FlightSink, Landing, Seat, SharedAccount, SharedClock
 from aigw_daemon.gateway.upstream.base import UpstreamError
@@ -177,7 +177,7 @@ class Cached:
         if plan is None or plan.caching is None:
             return None
         if len(plan.decision.candidates) > 1 and is_special(call.facts, call.body):
-            plan = self._live.plan(asks(endpoint, call.facts, call.body)) or plan
+            plan = self._live.plan(call.asks()) or plan
         return plan.caching
 
     def _asked(self, call: Call, caching: Caching) -> Terms:

@@ -13,7 +13,7 @@ from aigw_daemon.gateway.failures import AttemptFailed, out_of_time, unstreamed
 from aigw_daemon.gateway.live import Live
 from aigw_daemon.gateway.relay import relay
 from aigw_daemon.gateway.reporter import Reporter
-from aigw_daemon.gateway.requests import THREAD_BYTES, Facts, parse_facts, read_facts
+from aigw_daemon.gateway.requests import THREAD_BYTES, Facts, parse_facts, read_large
 from aigw_daemon.gateway.server.exchange import Exchange, Interruption
 from aigw_daemon.gateway.wire import ApiError
 from aigw_daemon.link.messages import Started
@@ -57,7 +57,7 @@ class Completions:
         call, chain = Call(self._request_id(), self._endpoint, exchange.body, exchange), self._chain
         try:
             body = call.body
-            self._begin(call, parse_facts(body) if len(body) <= THREAD_BYTES else await read_facts(body))
+            self._begin(call, parse_facts(body) if len(body) <= THREAD_BYTES else await _read_aside(call))
             cached = self._cached
             question = cached.question(call)
             if question is not None and (cached.hit(call, question) or await cached.answer(call, question)):
@@ -112,6 +112,11 @@ class Completions:
                 call.fail(out_of_time(call.allowed or self._live.gateway.request_timeout, call.decision, call.met))
             case Interruption.SHUTDOWN:
                 call.fail(ApiError(503, "the gateway is shutting down", retry_after=1))
+
+
+async def _read_aside(call: Call) -> Facts:
+    facts, call.wanted = await read_large(call.endpoint, call.body)
+    return facts
 
 
 def _respond(call: Call, answer: Whole) -> None:

@@ -4,7 +4,7 @@
 each says what each attempt met (rules B2, B6).
 """
 
-import re
+import math
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import Final
@@ -12,7 +12,7 @@ from typing import Final
 from aigw_daemon.gateway.breaker import Failure
 from aigw_daemon.gateway.decision import Decision, Readiness
 from aigw_daemon.gateway.upstream.base import BodyTooLarge, ConnectFailed, ProtocolViolation, Truncated, UpstreamError
-from aigw_daemon.gateway.wire import ApiError, Said
+from aigw_daemon.gateway.wire import ApiError
 
 RETRY_AFTER_SECONDS = 2
 """When nothing could be reached: a restart takes about this long."""
@@ -35,7 +35,7 @@ class AttemptFailed(Exception):
         self,
         kind: Kind,
         detail: str,
-        retry_after: int | None = None,
+        retry_after: float | None = None,
         *,
         counts: Failure | None = None,
         passing: bool = False,
@@ -63,12 +63,6 @@ Met = tuple[str, AttemptFailed]
 
 _RELAYED: Final = frozenset({400, 405, 406, 409, 411, 413, 414, 415, 416, 422, 424, 451})
 _PASSING: Final = frozenset({502, 503, 504, 529})
-_TOO_LONG: Final = re.compile(
-    "context_length_exceeded|exceed_context_size|max(?:imum)? context length|exceeds the (?:available )?context",
-    re.IGNORECASE,
-)
-"""How OpenAI, llama.cpp, vLLM and Ollama say it; the first two as a code or a type."""
-_SECONDS: Final = re.compile("[0-9]{1,9}")
 
 
 def is_clients_fault(status: int) -> bool:
@@ -79,21 +73,20 @@ def is_clients_fault(status: int) -> bool:
     return status in _RELAYED
 
 
-def is_too_long(said: Said) -> bool:
-    """Whether an engine's 400 is about the length of the prompt."""
-    return any(text is not None and _TOO_LONG.search(text) for text in (said.code, said.type, said.message))
+def failed_status(
+    status: int, message: str | None, retry_after: float | None, *, limited: bool = False
+) -> AttemptFailed:
+    """An upstream's answer that is neither an answer nor the client's fault. ``retry_after`` is in seconds.
 
-
-def failed_status(status: int, message: str | None, retry_after: str) -> AttemptFailed:
-    """An upstream's answer that is neither an answer nor the client's fault."""
+    ``limited``: its words say what 429 would.
+    """
     said = f"it answered {status}: {message}" if message else f"it answered {status}"
-    seconds = int(retry_after) if _SECONDS.fullmatch(retry_after) else None
-    if status == 429:  # noqa: PLR2004  # a status says more than a name for it
-        return AttemptFailed(Kind.LIMITED, said, seconds, passing=seconds is not None)
+    if status == 429 or limited:  # noqa: PLR2004  # a status says more than a name for it
+        return AttemptFailed(Kind.LIMITED, said, retry_after, passing=retry_after is not None)
     # 501 says what the engine never does, such as vectors, and nothing about how it is.
     counts = Failure.SERVER_ERROR if status >= 500 and status != 501 else None  # noqa: PLR2004
     kind = Kind.UNREACHABLE if status == 503 else Kind.FAILED  # noqa: PLR2004
-    return AttemptFailed(kind, said, seconds, counts=counts, passing=status in _PASSING)
+    return AttemptFailed(kind, said, retry_after, counts=counts, passing=status in _PASSING)
 
 
 def failed_exchange(error: UpstreamError) -> AttemptFailed:
@@ -149,7 +142,8 @@ def spent(decision: Decision, met: Sequence[Met], why: str | None = None) -> Api
         story += f"; {why}"
     kinds = {failure.kind for _, failure in met}
     waits = [failure.retry_after for _, failure in met if failure.retry_after is not None]
-    retry_after = min(waits) if waits else RETRY_AFTER_SECONDS
+    # Rounded up, as the header is whole seconds: a client that comes too early would be refused again.
+    retry_after = math.ceil(min(waits)) if waits else RETRY_AFTER_SECONDS
     if Kind.FAILED in kinds:
         return ApiError(500, f"every provider of {name} failed: {story}")
     if Kind.TIMED_OUT in kinds:

@@ -5,11 +5,14 @@ that the client sent. A rewrite goes through raw values, so that what isn't rewr
 """
 
 import asyncio
+import re
 from typing import Final
 
 import msgspec
 
 from aigw_daemon.gateway.decision import Ask
+from aigw_daemon.gateway.json_text import raw_fields, without_lone_surrogates
+from aigw_daemon.gateway.needs import may_see, read_prompt
 from aigw_daemon.gateway.parameters import apply
 from aigw_daemon.gateway.wire import BAD_JSON, ApiError
 from aigw_daemon.link.messages import ParamsView
@@ -22,15 +25,20 @@ MAX_MESSAGES = 100_000
 LONGEST_NAME = 512
 """Characters of a model's name."""
 
-BYTES_PER_TOKEN = 8
-"""More than any text has on average: so many bytes are at least one token."""
 COUNTED_BYTES = 16 * 1024
 """Shorter requests fit everywhere, so nobody counts."""
 
 ABSENT: Final = msgspec.Raw()
 """In place of a field that isn't there."""
-_NOTHING = frozenset({b"null", b"[]"})
-_IMAGE_MARK = b'"image_url"'
+_FILLED: Final = re.compile(rb"\s*\[\s*[^\s\]]")
+"""How an array with something in it begins."""
+_MISSING: Final = re.compile("missing required field `([^`]+)`")
+_PLACE: Final = re.compile(r" - at `\$\.([^`]+)`")
+_NEEDS: Final = {
+    (sees, calls): frozenset(word for word, needed in (("vision", sees), ("tools", calls)) if needed)
+    for sees in (False, True)
+    for calls in (False, True)
+}
 _INCLUDE_USAGE = b'"stream_options":{"include_usage":true}}'
 
 
@@ -50,6 +58,8 @@ class Facts(msgspec.Struct):
     max_tokens: int | float | None = None
     max_completion_tokens: int | float | None = None
     tools: msgspec.Raw = ABSENT
+    functions: msgspec.Raw = ABSENT
+    """The older name of tools."""
     cache: msgspec.Raw = ABSENT
     """LiteLLM's field, which is for us and not for the engine."""
 
@@ -61,7 +71,9 @@ class Facts(msgspec.Struct):
     @property
     def has_tools(self) -> bool:
         """Whether the model is offered tools."""
-        return self.tools is not ABSENT and bytes(self.tools) not in _NOTHING
+        if self.tools is ABSENT and self.functions is ABSENT:
+            return False
+        return any(_FILLED.match(memoryview(offered)) is not None for offered in (self.tools, self.functions))
 
     @property
     def usage_asked(self) -> bool:
@@ -75,46 +87,50 @@ class _Messages(msgspec.Struct):
 
 _decode = msgspec.json.Decoder(Facts).decode
 _decode_messages = msgspec.json.Decoder(_Messages).decode
-_decode_raw = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode = msgspec.json.Encoder().encode
 
 
-async def read_facts(body: bytes) -> Facts:
-    """The facts of a request. Raises ApiError 400, which names the place."""
-    if len(body) <= THREAD_BYTES:
-        return parse_facts(body)
-    return await asyncio.to_thread(parse_facts, body)
+async def read_large(endpoint: str, body: bytes) -> tuple[Facts, Ask]:
+    """What `parse_facts` and `asks` say of a body above `THREAD_BYTES`, read in a thread. Raises ApiError 400."""
+    return await asyncio.to_thread(_read_all, endpoint, body)
+
+
+def _read_all(endpoint: str, body: bytes) -> tuple[Facts, Ask]:
+    facts = parse_facts(body)
+    return facts, asks(endpoint, facts, body)
 
 
 def parse_facts(body: bytes) -> Facts:
-    """See `read_facts`; blocks for as long as the body is large."""
+    """The facts of a request. Raises ApiError 400, which names the place. Blocks for as long as the body is large."""
+    if not body.isascii():
+        _check_encoding(body)
     try:
         facts = _decode(body)
         if len(body) > 2 * MAX_MESSAGES:
             # Each takes two bytes at least, so shorter bodies can't have too many.
             _check_messages(_decode_messages(body).messages or [])
-    except msgspec.ValidationError as error:
-        raise _invalid(str(error)) from error
     except BAD_JSON as error:
-        raise _not_json(error) from error
+        mended = without_lone_surrogates(body)
+        if mended is body:
+            raise _unread(error) from error
+        # Some engines take them, so they are theirs to judge.
+        return parse_facts(mended)
     _check_bounds(facts)
     return facts
 
 
 def is_special(facts: Facts, body: bytes) -> bool:
-    """Whether more than the model's name decides who can answer: see `asks`."""
-    return facts.tools is not ABSENT or len(body) > COUNTED_BYTES or _IMAGE_MARK in body
+    """Whether more than the model's name may decide who can answer: see `asks`."""
+    return facts.tools is not ABSENT or facts.functions is not ABSENT or len(body) > COUNTED_BYTES or may_see(body)
 
 
 def asks(endpoint: str, facts: Facts, body: bytes) -> Ask:
     """What decides who can answer: beside the model, whether it must see, call tools, or read much."""
-    needs: frozenset[str] = frozenset()
-    sees = _IMAGE_MARK in body
-    if sees or facts.has_tools:
-        needs = frozenset(word for word, needed in (("vision", sees), ("tools", facts.has_tools)) if needed)
-    # A picture inside the body is not text: nobody can say how many tokens it is.
-    counted = len(body) if len(body) > COUNTED_BYTES and not sees else 0
-    return Ask(facts.model, endpoint, needs, counted // BYTES_PER_TOKEN)
+    counted = len(body) > COUNTED_BYTES
+    if not counted and not may_see(body):
+        return Ask(facts.model, endpoint, _NEEDS[False, facts.has_tools])
+    prompt = read_prompt(endpoint, body)
+    return Ask(facts.model, endpoint, _NEEDS[prompt.sees, facts.has_tools], prompt.tokens if counted else 0)
 
 
 async def rewritten(
@@ -122,8 +138,7 @@ async def rewritten(
 ) -> bytes:
     """The body for a target: its model's name, the route's parameters, and a request for the usage frame.
 
-    The same object if none of them changes it. Raises ApiError 400 for a field's name that is no UTF-8, which
-    `read_facts` doesn't look at.
+    The same object if none of them changes it.
     """
     if model == facts.model and params is None and facts.cache is ABSENT:
         if not add_usage:
@@ -137,12 +152,12 @@ async def rewritten(
 
 def _spliced(body: bytes, model: str, params: ParamsView | None, *, add_usage: bool) -> bytes:
     try:
-        fields = _decode_raw(body)
+        fields = raw_fields(body)
         fields.pop("cache", None)
         if params is not None:
             fields = apply(fields, params)
         raw = fields.get("stream_options") if add_usage else None
-        options = _decode_raw(raw) if raw is not None and bytes(raw) != b"null" else {}
+        options = raw_fields(bytes(raw)) if raw is not None and bytes(raw) != b"null" else {}
     except BAD_JSON as error:
         raise _not_json(error) from error
     fields["model"] = msgspec.Raw(_encode(model))
@@ -173,9 +188,26 @@ def _check_tokens(name: str, value: float) -> None:
         raise _invalid(f"{name} must be at most {MAX_TOKENS}, not {value}", name)
 
 
+def _check_encoding(body: bytes) -> None:
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        detail = f"it is not UTF-8: byte 0x{body[error.start]:02x} at offset {error.start}"
+        raise ApiError(400, f"the request's body is not valid JSON: {detail}", code="invalid_json") from error
+
+
 def _not_json(error: Exception) -> ApiError:
     detail = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
     return ApiError(400, f"the request's body is not valid JSON: {detail}", code="invalid_json")
+
+
+def _unread(error: Exception) -> ApiError:
+    if not isinstance(error, msgspec.ValidationError):
+        return _not_json(error)
+    said = str(error)
+    place, missing = _PLACE.search(said), _MISSING.search(said)
+    names = [found[1] for found in (place, missing) if found is not None]
+    return _invalid(said, ".".join(names) or None)
 
 
 def _invalid(message: str, param: str | None = None) -> ApiError:

@@ -79,6 +79,7 @@ class SharedAccount(Account):
     def __init__(self, call: Call, clock: SharedClock) -> None:
         super().__init__(call.id, call.endpoint, call.body, clock)
         self.facts = call.facts
+        self.wanted = call.wanted
         self.model = call.model
         self.stream = call.stream
         # Its place in a line is the first one's; its deadline is not, unless that one will wait for longer.

@@ -8,7 +8,8 @@ pieces is held until it is whole: clients act on whole events anyway, and a usag
 import re
 
 from aigw_daemon.gateway.answers import Answer, Usage, decode_answer
-from aigw_daemon.gateway.wire import BAD_JSON, upstream_error
+from aigw_daemon.gateway.refusals import upstream_error
+from aigw_daemon.gateway.wire import BAD_JSON
 
 MAX_EVENT_BYTES = 1024 * 1024
 """A longer event passes through unread, so that no engine can make the gateway hold more."""
@@ -20,15 +21,21 @@ _DONE = b"[DONE]"
 
 
 def _notable(data: bytes) -> bool:
-    """Whether an event may say what must be known. Quotes inside JSON strings are escaped, so text can't look so."""
-    return (
-        b'"finish_reason":"' in data
-        or b'"finish_reason": "' in data
-        or b'"usage":{' in data
-        or b'"usage": {' in data
-        or b'"error"' in data
-        or _DONE in data
-    )
+    """Whether an event may say what must be known. Quotes inside JSON strings are escaped, so text can't look so.
+
+    Most events name their finish only to say null. That is known in its usual spellings; all others are parsed.
+    """
+    finishes = data.count(b'"finish_reason"')
+    if (
+        finishes
+        and finishes != (null := data.count(b'"finish_reason":null'))
+        and finishes != null + data.count(b'"finish_reason": null')
+    ):
+        return True
+    usages = data.count(b'"usage"')
+    if usages and usages != data.count(b'"usage":null') + data.count(b'"usage": null'):
+        return True
+    return b'"error"' in data or _DONE in data
 
 
 class StreamScan:
@@ -138,7 +145,7 @@ class StreamScan:
         except BAD_JSON:
             self.begun = True
             return event
-        if answer.error is not None:
+        if answer.is_error:
             self.error = upstream_error(data).message or "the engine sent an error without a text"
             return b""
         self.begun = True

@@ -34,7 +34,6 @@ from aigw_daemon.gateway.failures import (
 )
 from aigw_daemon.gateway.live import Live
 from aigw_daemon.gateway.plans import Hop, Plan
-from aigw_daemon.gateway.requests import asks
 from aigw_daemon.gateway.upstream.base import Upstream
 from aigw_daemon.gateway.wire import ApiError
 from aigw_daemon.link.messages import Demand, Up
@@ -63,7 +62,7 @@ class Walk:
         self._means = means
         self._live = means.live
         self._call = call
-        self._ask = asks(call.endpoint, call.facts, call.body)
+        self._ask = call.asks()
         self._failed: dict[tuple[str, str], AttemptFailed] = {}
         """What each candidate said last, by backend and model."""
         self._places: dict[str, int] = {}

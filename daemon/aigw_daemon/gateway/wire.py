@@ -6,7 +6,7 @@ its type and code.
 
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 from urllib.parse import quote
 
 import msgspec
@@ -17,6 +17,9 @@ NO_STORE = b"cache-control: private, no-store\r\n"
 
 BAD_JSON: Final = (ValueError, RecursionError)
 """What msgspec raises for bytes that are no JSON: ValueErrors for its own reasons and for what is no UTF-8."""
+
+Scalar = str | int | float | bool
+"""A field's value that is neither an object nor an array."""
 
 _PRINTABLE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
 
@@ -46,7 +49,10 @@ def kind(status: int) -> tuple[str, str]:
 
 
 class ApiError(Exception):
-    """What the client is told instead of an answer. ``retry_after`` is in seconds."""
+    """What the client is told instead of an answer.
+
+    ``retry_after`` is in seconds; ``extra`` are an engine's own fields, which go beside those of the envelope.
+    """
 
     def __init__(
         self,
@@ -58,6 +64,7 @@ class ApiError(Exception):
         param: str | None = None,
         retry_after: int | None = None,
         allow: str | None = None,
+        extra: Mapping[str, Scalar] | None = None,
     ) -> None:
         super().__init__(message)
         default_type, default_code = kind(status)
@@ -68,6 +75,7 @@ class ApiError(Exception):
         self.param = param
         self.retry_after = retry_after
         self.allow = allow
+        self.extra = extra or {}
 
     def body(self) -> bytes:
         """The envelope as JSON."""
@@ -94,7 +102,8 @@ class ApiError(Exception):
         return f"{self.code}: {self.message}"
 
     def _content(self) -> dict[str, Any]:
-        return {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        envelope = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        return {**envelope, **self.extra}
 
 
 def _line_of(status: int) -> bytes:
@@ -116,56 +125,3 @@ def status_line(status: int) -> bytes:
 def header(name: str, value: str) -> bytes:
     """One header line; what isn't printable ASCII is percent-encoded, so no value can break out of its line."""
     return f"{name}: {quote(value, safe=_PRINTABLE)}\r\n".encode()
-
-
-class _UpstreamError(msgspec.Struct):
-    message: str | None = None
-    type: str | int | None = None
-    param: str | None = None
-    code: str | int | None = None
-
-
-class _UpstreamBody(msgspec.Struct):
-    error: _UpstreamError | str | None = None
-    message: str | None = None
-    detail: str | None = None
-
-
-_decode_upstream = msgspec.json.Decoder(_UpstreamBody).decode
-_LONGEST_MESSAGE = 2_000
-
-
-class Said(NamedTuple):
-    """An engine's own error, as far as it says it."""
-
-    message: str | None
-    type: str | None = None
-    code: str | None = None
-    param: str | None = None
-
-
-def relayed_error(status: int, said: Said) -> ApiError:
-    """An engine's own 4xx, in OpenAI's envelope: bare strings and numeric codes are brought into its shape."""
-    message = said.message or f"the engine answered {status}"
-    return ApiError(status, message, type_=said.type, code=said.code, param=said.param)
-
-
-def upstream_error(body: bytes) -> Said:
-    """What an engine's error body says."""
-    try:
-        found = _decode_upstream(body)
-    except BAD_JSON:
-        text = body[:_LONGEST_MESSAGE].decode("utf-8", "replace").strip()
-        return Said(text or None)
-    match found.error:
-        case str(text):
-            return Said(text[:_LONGEST_MESSAGE])
-        case _UpstreamError() as error:
-            return Said(
-                error.message[:_LONGEST_MESSAGE] if error.message else None,
-                error.type if isinstance(error.type, str) else None,
-                error.code if isinstance(error.code, str) else None,
-                error.param,
-            )
-        case None:
-            return Said(found.message or found.detail)

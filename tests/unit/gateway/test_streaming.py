@@ -76,7 +76,15 @@ def test_an_error_first_means_that_nothing_has_begun() -> None:
     assert (forwarded, scan.begun, scan.error) == (b"", False, "out of memory")
 
 
-@pytest.mark.parametrize("error", [b'data: {"error":"bare"}\n\n', b'data: {"error":{}}\n\n', b'data: {"error": 7}\n\n'])
+@pytest.mark.parametrize(
+    "error",
+    [
+        b'data: {"error":"bare"}\n\n',
+        b'data: {"error":{}}\n\n',
+        b'data: {"error": 7}\n\n',
+        b'data: [{"error":{"message":"x"}}]\n\n',
+    ],
+)
 def test_an_error_of_any_shape_is_one(error: bytes) -> None:
     assert run(HELLO, error)[0].error is not None
 
@@ -85,6 +93,60 @@ def test_a_null_error_is_none() -> None:
     event = b'data: {"choices":[{"index":0,"finish_reason":"stop"}],"error":null}\n\n'
     scan, forwarded = run(event)
     assert (scan.error, scan.finished, forwarded) == (None, True, event)
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        b'"finish_reason":"stop"',
+        b'"finish_reason": "stop"',
+        b'"finish_reason" : "stop"',
+        b'"finish_reason"\t:  "stop"',
+        b'"finish_reason":  "stop"',
+        b'"finish_reason" :"stop"',
+        b'"finish_reason":\ndata: "stop"',
+    ],
+)
+@pytest.mark.parametrize("index", [b'"index":0,', b'"index":null,', b'"index" : 0.0 ,', b""])
+def test_a_finish_is_one_however_it_is_spelled(spelling: bytes, index: bytes) -> None:
+    event = b'data: {"choices":[{%b"delta":{},%b}]}\n\n' % (index, spelling)
+    scan, forwarded = run(HELLO, event, DONE)
+    assert (scan.finished, scan.finish_reason, forwarded) == (True, "stop", HELLO + event + DONE)
+
+
+@pytest.mark.parametrize("spelling", [b'"finish_reason":null', b'"finish_reason": null', b'"finish_reason" : null'])
+def test_a_finish_that_says_null_is_none(spelling: bytes) -> None:
+    scan, _ = run(b'data: {"choices":[{"index":0,"delta":{},%b}],"usage":null}\n\n' % spelling)
+    assert not scan.finished
+
+
+@pytest.mark.parametrize(
+    ("usage", "tokens"),
+    [
+        (b'"usage" : {"prompt_tokens":3}', 3),
+        (b'"usage":  {"prompt_tokens":3.0}', 3),
+        (b'"usage":{"prompt_tokens":-3}', None),
+        (b'"usage":{"prompt_tokens":"many"}', None),
+    ],
+)
+def test_usage_of_any_spelling_and_type_is_a_usage_frame(usage: bytes, tokens: int | None) -> None:
+    frame = b'data: {"choices":[],%b}\n\n' % usage
+    scan, forwarded = run(HELLO, FINISH, frame, DONE)
+    assert forwarded == HELLO + FINISH + DONE
+    assert scan.usage is not None
+    assert (scan.usage.prompt_tokens, scan.usage_frame) == (tokens, frame)
+
+
+def test_two_choices_in_one_event_and_one_in_another_are_seen() -> None:
+    said = b'data: {"choices":[{"index":0,"finish_reason":null},{"index":1,"finish_reason" : "stop"}]}\n\n'
+    assert not run(said, choices=2)[0].finished
+    assert run(said + FINISH, choices=2)[0].finished
+
+
+def test_an_empty_error_beside_an_answer_is_none() -> None:
+    event = b'data: {"choices":[{"index":0,"delta":{"content":"x"}}],"error":""}\n\n'
+    scan, forwarded = run(event, FINISH)
+    assert (scan.error, scan.finished, forwarded) == (None, True, event + FINISH)
 
 
 def test_text_that_looks_like_a_finish_is_text() -> None:

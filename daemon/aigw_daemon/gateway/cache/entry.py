@@ -1,7 +1,7 @@
 """A kept answer, and which answers may be kept (rule B18). Pure.
 
-Kept are complete answers only: each choice ended in ``stop`` or ``tool_calls``, a stream was read to its end, nothing
-in it says error, and it is no longer than the limit. Anything that isn't understood is not kept.
+Kept are complete answers only: each choice says something and ended in ``stop`` or ``tool_calls``, a stream was read to
+its end, nothing in it says error, and it is no longer than the limit. Anything that isn't understood is not kept.
 """
 
 from typing import Any, Final
@@ -10,6 +10,7 @@ import msgspec
 
 from aigw_daemon.gateway.answers import Usage
 from aigw_daemon.gateway.cache.events import DONE, Event, events
+from aigw_daemon.gateway.cache.policy import says_something
 from aigw_daemon.gateway.wire import BAD_JSON
 from aigw_daemon.link.messages import CHAT, COMPLETIONS, EMBEDDINGS, RERANK
 
@@ -73,6 +74,15 @@ class _Call(msgspec.Struct):
 
 class _Message(msgspec.Struct):
     tool_calls: list[_Call] | None = None
+    content: Any = None
+    function_call: Any = None
+    refusal: Any = None
+    audio: Any = None
+    images: Any = None
+
+    @property
+    def says_something(self) -> bool:
+        return says_something(self.content, self.tool_calls, self.function_call, self.refusal, self.audio, self.images)
 
 
 class _Choice(msgspec.Struct):
@@ -84,6 +94,11 @@ class _Choice(msgspec.Struct):
     delta: _Message | None = None
     text: str | None = None
     logprobs: dict[str, msgspec.Raw] | None = None
+
+    @property
+    def says_something(self) -> bool:
+        message = self.message or self.delta
+        return says_something(self.text) or (message is not None and message.says_something)
 
 
 class _Answer(msgspec.Struct):
@@ -114,7 +129,10 @@ def whole_entry(origin: Origin, body: bytes, content_type: str, limit: int = MAX
 def _is_complete(endpoint: str, answer: _Answer) -> bool:
     match endpoint:
         case _ if endpoint in {CHAT, COMPLETIONS}:
-            return bool(answer.choices) and all(choice.finish_reason in COMPLETE for choice in answer.choices or ())
+            choices = answer.choices or []
+            return bool(choices) and all(
+                choice.finish_reason in COMPLETE and choice.says_something for choice in choices
+            )
         case _ if endpoint == EMBEDDINGS:
             return bool(answer.data)
         case _ if endpoint == RERANK:
@@ -149,6 +167,8 @@ class _Reading:
         self.usage: Usage | None = None
         self.usage_frame: tuple[int, int] | None = None
         self._finishes: dict[int, str | None] = {}
+        self._saying: set[int] = set()
+        """The choices that have said something."""
         self._done = False
 
     @property
@@ -158,6 +178,8 @@ class _Reading:
     def is_complete(self, choices: int) -> bool:
         """An engine that says ``[DONE]`` may have given fewer choices than were asked for: Ollama ignores ``n``."""
         if not self._finishes or not all(finish in COMPLETE for finish in self._finishes.values()):
+            return False
+        if self._finishes.keys() != self._saying:
             return False
         return self._done or len(self._finishes) >= choices
 
@@ -172,6 +194,8 @@ class _Reading:
             raise ValueError("it is an error")
         for choice in answer.choices or ():
             self._finishes[choice.index] = choice.finish_reason or self._finishes.get(choice.index)
+            if choice.index not in self._saying and choice.says_something:
+                self._saying.add(choice.index)
         if answer.usage is not None:
             self._take_usage(answer, event)
 

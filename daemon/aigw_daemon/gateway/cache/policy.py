@@ -142,6 +142,26 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def says_something(*said: Any) -> bool:
+    """Whether any of an answer's parts (its text, its calls, a refusal) has something in it.
+
+    A sampled answer that is empty by chance must not stay the answer for an hour.
+    """
+    return not all(map(_is_blank, said))
+
+
+def _is_blank(said: Any) -> bool:
+    match said:
+        case str():
+            return not said.strip()
+        case list():
+            return all(map(_is_blank, said))
+        case {"type": "text"}:
+            return _is_blank(said.get("text"))
+        case _:
+            return not said
+
+
 def _bad_field(detail: str) -> ApiError:
     choices = "no-cache and no-store (true or false), ttl and s-maxage (seconds)"
     return ApiError(400, f"the request is invalid: cache: {detail}; its fields are {choices}", param="cache")

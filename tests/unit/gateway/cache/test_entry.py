@@ -100,12 +100,12 @@ def test_a_stream_without_a_usage_frame_is_the_same_for_everybody() -> None:
         ((START, b": still loading\n\n", SAID, STOP, DONE_EVENT), 1),
         ((START, SAID, STOP), 1),
         ((START, SAID, STOP, b"data: [DONE]"), 1),
-        ((START.replace(b"\n\n", b"\r\n\r\n"), STOP.replace(b"data: ", b"event: x\ndata:"), DONE_EVENT), 1),
-        ((event(delta(0, "stop")), event(delta(1, "tool_calls"))), 2),
+        ((START.replace(b"\n\n", b"\r\n\r\n"), SAID, STOP.replace(b"data: ", b"event: x\ndata:"), DONE_EVENT), 1),
+        ((event(delta(0, "stop", content="x")), event(delta(1, "tool_calls", tool_calls=[{"index": 0}]))), 2),
         # An engine that doesn't know `n` says so with its [DONE].
-        ((STOP, DONE_EVENT), 3),
+        ((SAID, STOP, DONE_EVENT), 3),
         # The finish may come with usage, or before more of the same choice's usage.
-        ((event(delta(finish="stop"), usage={"prompt_tokens": 1}), DONE_EVENT), 1),
+        ((event(delta(finish="stop", content="x"), usage={"prompt_tokens": 1}), DONE_EVENT), 1),
     ],
     ids=["comment", "close", "no last line", "line ends", "two choices", "fewer choices", "usage beside"],
 )
@@ -123,15 +123,15 @@ def test_every_way_to_end_a_stream_well_is_known(events: tuple[bytes, ...], choi
         ((DONE_EVENT,), 1),
         ((START, SAID), 1),
         ((START, SAID, DONE_EVENT), 1),
-        ((START, event(delta(finish="length")), DONE_EVENT), 1),
-        ((STOP, event(delta(1, content="x")), DONE_EVENT), 2),
-        ((STOP,), 2),
-        ((STOP, b'data: {"error":{"message":"no"}}\n\n', DONE_EVENT), 1),
-        ((STOP, DONE_EVENT, SAID), 1),
-        ((STOP, b"data: nonsense\n\n", DONE_EVENT), 1),
-        ((STOP, b"data: 5\n\n", DONE_EVENT), 1),
-        ((STOP, USAGE_EVENT, USAGE_EVENT, DONE_EVENT), 1),
-        ((STOP[:-9],), 1),
+        ((SAID, event(delta(finish="length")), DONE_EVENT), 1),
+        ((SAID, STOP, event(delta(1, content="x")), DONE_EVENT), 2),
+        ((SAID, STOP), 2),
+        ((SAID, STOP, b'data: {"error":{"message":"no"}}\n\n', DONE_EVENT), 1),
+        ((SAID, STOP, DONE_EVENT, SAID), 1),
+        ((SAID, STOP, b"data: nonsense\n\n", DONE_EVENT), 1),
+        ((SAID, STOP, b"data: 5\n\n", DONE_EVENT), 1),
+        ((SAID, STOP, USAGE_EVENT, USAGE_EVENT, DONE_EVENT), 1),
+        ((SAID, STOP[:-9]), 1),
     ],
     ids=[
         "empty",
@@ -160,7 +160,45 @@ def test_answers_past_the_limit_are_not_kept() -> None:
 
 
 def test_a_finish_that_was_said_is_not_unsaid_by_a_later_event() -> None:
-    entry = kept_stream(STOP, event({"index": 0, "delta": {}}, usage={"prompt_tokens": 2}), DONE_EVENT)
+    entry = kept_stream(SAID, STOP, event({"index": 0, "delta": {}}, usage={"prompt_tokens": 2}), DONE_EVENT)
 
     assert entry is not None
     assert msgspec.structs.asdict(entry)["finish"] == "stop"
+
+
+def said(**message: Any) -> bytes:
+    return msgspec.json.encode({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]})
+
+
+@pytest.mark.parametrize(
+    ("message", "kept"),
+    [
+        ({"content": ""}, False),
+        ({"content": None}, False),
+        ({"content": " \n"}, False),
+        ({"content": []}, False),
+        ({"content": [{"type": "text", "text": ""}]}, False),
+        ({"content": "", "reasoning_content": "let me think"}, False),
+        ({"content": "", "tool_calls": []}, False),
+        ({"content": "x"}, True),
+        ({"content": [{"type": "text", "text": "x"}]}, True),
+        ({"content": "", "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f"}}]}, True),
+        ({"content": None, "function_call": {"name": "f", "arguments": "{}"}}, True),
+        ({"content": None, "refusal": "no"}, True),
+        ({"content": None, "audio": {"id": "a", "data": "AA"}}, True),
+    ],
+)
+def test_an_answer_that_says_nothing_is_asked_for_again(message: dict[str, Any], kept: bool) -> None:
+    assert (kept_whole(said(**message)) is not None) is kept
+    pieces = {**message, "tool_calls": [{"index": 0, **call} for call in message.get("tool_calls", ())]}
+    assert (kept_stream(START, event(delta(**pieces)), STOP, DONE_EVENT) is not None) is kept
+
+
+def test_one_of_several_choices_that_says_nothing_is_enough() -> None:
+    first, second = event(delta(0, "stop", content="x")), event(delta(1, "stop", content=""))
+
+    assert kept_stream(first, second, DONE_EVENT, choices=2) is None
+    assert kept_whole(b'{"choices":[{"text":"","finish_reason":"stop"}]}', endpoint=COMPLETIONS) is None
+    body = b'data: {"choices":[{"index":0,"text":"","finish_reason":"stop"}]}\n\n'
+    assert stream_entry(origin(endpoint=COMPLETIONS), body + DONE_EVENT) is None
+    assert stream_entry(origin(endpoint=COMPLETIONS), body.replace(b'""', b'"x"') + DONE_EVENT) is not None

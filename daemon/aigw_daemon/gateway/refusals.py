@@ -1,0 +1,229 @@
+"""What engines say when they refuse: their errors' many forms, and what follows from their words. Pure.
+
+OpenAI's form is ``{"error": {message, type, param, code}}``. Ollama and TGI say ``{"error": "text"}``, vLLM of old and
+Mistral put the fields outside, FastAPI says ``{"detail": …}``, Gemini wraps it all into an array.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from aigw_daemon.gateway.breaker import Failure
+from aigw_daemon.gateway.failures import AttemptFailed, Kind, TooLong, failed_status, is_clients_fault
+from aigw_daemon.gateway.json_text import decode_leniently
+from aigw_daemon.gateway.wire import BAD_JSON, ApiError, Scalar
+
+CONTEXT_CODE: Final = "context_length_exceeded"
+"""What clients look for when a prompt is too long."""
+
+_LONGEST_TEXT: Final = 2_000
+_MOST_FIELDS: Final = 16
+_FIELD: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
+_OWN: Final = frozenset({"message", "type", "param", "code", "error", "error_type", "detail", "object", "status"})
+"""Fields that are read, or say nothing to a client."""
+_UNTOLD: Final = frozenset({"stack", "stacktrace", "stack_trace", "trace", "traceback"})
+_UPSTREAM_CODE: Final = "upstream_code"
+_HTTP_STATUSES: Final = range(100, 600)
+_HIGHEST_NUMBER: Final = 2**53
+_REFUSED: Final = 400
+_FAILED: Final = 500
+
+_TOO_LONG: Final = re.compile(
+    # As codes and types.
+    "context_length_exceeded|context_window_exceeded|exceed_context_size|prompt_too_long"
+    "|max_prompt_tokens_exceeded"
+    # OpenAI, vLLM, SGLang, Mistral, DeepSeek, OpenRouter; Ollama says "max context length".
+    "|max(?:imum)? context length"
+    # llama.cpp, Ollama, vLLM, OpenAI's responses, Anthropic: "exceed context limit".
+    "|exceeds? (?:the |this |model's |available |maximum )*context"
+    # vLLM, SGLang, Together.
+    "|longer than the (?:model's |maximum )+(?:context|model|input) length"
+    "|too long to fit into the model"
+    # LM Studio, and vLLM again.
+    "|context length (?:of|is) only|greater than the context length|when context the overflows"
+    # Anthropic, Ollama, Bedrock.
+    "|prompt (?:is )?too long|input is too long for (?:the )?requested model"
+    # Gemini and Vertex.
+    "|input token count.{0,40}(?:exceeds the maximum number of tokens allowed|only supports up to)"
+    # TGI and TEI.
+    r"|`inputs` (?:tokens \+ `max_new_tokens` must be <=|must have less than)"
+    # SGLang, Poolside.
+    "|exceeds the maximum allowed (?:input )?length"
+    # OpenAI, Azure, Groq, Cerebras.
+    "|reduce the length of (?:the|your) (?:input |messages|prompt)|tokens exceed the configured limit"
+    # xAI, Copilot, Kimi, MiniMax, Qwen.
+    "|maximum prompt length is [0-9]|prompt token count of [0-9]+ exceeds|exceeded model token limit"
+    "|context window exceeds limit|range of input length should be"
+    # llama.cpp, of a text whose vector is asked for. It says so with a 500.
+    r"|tokens\) is too large to process",
+    re.IGNORECASE,
+)
+_FULL_CONTEXT: Final = re.compile("context size has been exceeded", re.IGNORECASE)
+"""LM Studio's words for it with a 400. With a 500 it is llama.cpp whose cache other requests may have filled."""
+_NAMED_FIELD: Final = re.compile(
+    "['\"`](model|messages|prompt|suffix|input|query|documents|texts|top_n|temperature|top_p|top_k|min_p|max_tokens"
+    "|max_completion_tokens|n|stream|stream_options|stop|seed|tools|tool_choice|functions|function_call|user|metadata"
+    "|parallel_tool_calls|response_format|logprobs|top_logprobs|logit_bias|frequency_penalty|presence_penalty"
+    "|encoding_format|dimensions|reasoning_effort|grammar)['\"`]"
+)
+"""A field of a request, as an engine's sentence quotes it."""
+_LIMITS: Final = frozenset({"rate_limit_exceeded", "rate_limit_error", "rate_limited", "too_many_requests"})
+"""As codes and types. Groq answers 413 when a request alone is above the tokens per minute."""
+
+
+class Said(NamedTuple):
+    """An engine's own error, as far as it says it."""
+
+    message: str | None
+    type: str | None = None
+    code: str | None = None
+    """None for a number, which mostly is the status once more."""
+    param: str | None = None
+    extra: Mapping[str, Scalar] = {}
+    """Its further fields, such as llama.cpp's ``n_ctx``."""
+
+    def redacted(self, redact: Callable[[str | None], str | None]) -> "Said":
+        """The same with every text gone through ``redact``."""
+        extra = {name: (redact(value) or "") if isinstance(value, str) else value for name, value in self.extra.items()}
+        return Said(redact(self.message), redact(self.type), redact(self.code), redact(self.param), extra)
+
+
+def upstream_error(body: bytes) -> Said:
+    """What an engine's error body says."""
+    try:
+        found = decode_leniently(body)
+    except BAD_JSON:
+        return Said(body[:_LONGEST_TEXT].decode("utf-8", "replace").strip() or None)
+    if isinstance(found, list):
+        found = next((each for each in found if isinstance(each, dict)), found)
+    if not isinstance(found, dict):
+        return Said(_text(found))
+    outer, error = found, found.get("error")
+    if isinstance(error, dict):
+        return _of_fields(error)
+    if not error and isinstance(detail := found.get("detail"), dict):
+        outer = detail
+    return _of_fields(outer)
+
+
+def _of_fields(fields: dict[str, Any]) -> Said:
+    detail, param = _detail(fields.get("detail"))
+    message = next(filter(None, (_text(fields.get("message")), _text(fields.get("error")), detail)), None)
+    kinds = (fields.get(name) for name in ("type", "error_type", "status"))
+    kind = next((kind for kind in kinds if isinstance(kind, str) and kind), None)
+    code, said_param = fields.get("code"), fields.get("param")
+    extra = _extra(fields)
+    if isinstance(code, int) and not isinstance(code, bool) and code not in _HTTP_STATUSES:
+        extra[_UPSTREAM_CODE] = code
+    return Said(
+        message,
+        _cut(kind),
+        _cut(code) if isinstance(code, str) and code else None,
+        _cut(said_param) if isinstance(said_param, str) else param,
+        extra,
+    )
+
+
+def _detail(detail: Any) -> tuple[str | None, str | None]:
+    """FastAPI's: a text, or what is wrong with each field. The first one's name comes along."""
+    if not isinstance(detail, list):
+        return _text(detail), None
+    wrong = [(_place(each.get("loc")), _text(each.get("msg"))) for each in detail if isinstance(each, dict)]
+    if not wrong:
+        return _text(detail), None
+    return _cut("; ".join(f"{place}: {said}" if place else str(said) for place, said in wrong)), _cut(wrong[0][0])
+
+
+def _place(loc: Any) -> str | None:
+    parts = [str(part) for part in loc if part != "body"] if isinstance(loc, list) else []
+    return ".".join(parts) or None
+
+
+def _extra(fields: Mapping[str, Any]) -> dict[str, Scalar]:
+    told = (
+        (name, value[:_LONGEST_TEXT] if isinstance(value, str) else value)
+        for name, value in fields.items()
+        if name not in _OWN and name.lower() not in _UNTOLD and _FIELD.fullmatch(name) and _is_scalar(value)
+    )
+    return {name: value for (name, value), _ in zip(told, range(_MOST_FIELDS), strict=False)}
+
+
+def _is_scalar(value: Any) -> bool:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return -_HIGHEST_NUMBER <= value <= _HIGHEST_NUMBER
+    return isinstance(value, str | bool)
+
+
+def _text(value: Any) -> str | None:
+    """A text, or what stands in its place as JSON; None where nothing does."""
+    if isinstance(value, str):
+        return _cut(value.strip()) or None
+    if value in (None, {}, []):
+        return None
+    try:
+        return _cut(msgspec.json.encode(value).decode())
+    except (ValueError, OverflowError, RecursionError):
+        return None
+
+
+def _cut(text: str | None) -> str | None:
+    return text[:_LONGEST_TEXT] if text else text
+
+
+def refusal(status: int, said: Said, wait: float | None) -> AttemptFailed | ApiError:
+    """What an answer that isn't 200 means. ``wait``: seconds that the upstream asks to be left alone.
+
+    An ApiError is the client's to hear, and nobody else is asked.
+    """
+    if is_limit(status, said):
+        return failed_status(status, said.message, wait, limited=True)
+    if is_too_long(status, said):
+        return TooLong(too_long_error(status, said))
+    if is_clients_fault(status):
+        return relayed_error(status, said)
+    return failed_status(status, said.message, wait)
+
+
+def refused_inside(said: Said, where: str, missing: str | None = None) -> AttemptFailed:
+    """What a refusal means that came with 200. ``missing``: what would make ``where`` an answer."""
+    if is_too_long(_REFUSED, said):
+        return TooLong(too_long_error(_REFUSED, said))
+    if missing is not None and said.message is None:
+        return AttemptFailed(Kind.FAILED, f"{where} has no {missing}", counts=Failure.BAD_ANSWER)
+    what = f"{where} is an error: {said.message or 'it has no text'}"
+    if is_limit(_REFUSED, said):
+        return AttemptFailed(Kind.LIMITED, what)
+    return AttemptFailed(Kind.FAILED, what, counts=Failure.SERVER_ERROR)
+
+
+def is_limit(status: int, said: Said) -> bool:
+    """Whether an upstream that says another thing than 429 means it."""
+    return is_clients_fault(status) and not _LIMITS.isdisjoint({said.code, said.type})
+
+
+def is_too_long(status: int, said: Said) -> bool:
+    """Whether an engine refuses a prompt for its length."""
+    texts = [text for text in (said.code, said.type, said.message) if text]
+    if is_clients_fault(status) and any(map(_FULL_CONTEXT.search, texts)):
+        return True
+    return (status == _FAILED or is_clients_fault(status)) and any(map(_TOO_LONG.search, texts))
+
+
+def too_long_error(status: int, said: Said) -> ApiError:
+    """The error for a prompt that is too long, by the code that clients look for; the engine's own goes beside it."""
+    extra = dict(said.extra)
+    if said.code is not None and said.code != CONTEXT_CODE:
+        extra[_UPSTREAM_CODE] = said.code
+    shown = status if is_clients_fault(status) else _REFUSED
+    kind = said.type if shown == status else None
+    return relayed_error(shown, said._replace(type=kind, code=CONTEXT_CODE, extra=extra))
+
+
+def relayed_error(status: int, said: Said) -> ApiError:
+    """An engine's own 4xx, in OpenAI's envelope; ``param`` is the field that its words name, if it says no more."""
+    message = said.message or f"the engine answered {status}"
+    named = _NAMED_FIELD.search(message)
+    param = said.param or (named[1] if named is not None else None)
+    return ApiError(status, message, type_=said.type, code=said.code, param=param, extra=said.extra)
