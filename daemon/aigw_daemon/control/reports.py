@@ -52,6 +52,7 @@ def backend_view(report: BackendReport, *, held: bool, last_start_s: float | Non
         wanted=not held,
         last_start_s=last_start_s,
         revision=report.revision,
+        egress=report.egress,
     )
 
 

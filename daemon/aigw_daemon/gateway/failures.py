@@ -90,6 +90,8 @@ def failed_status(status: int, message: str | None, retry_after: str) -> Attempt
     seconds = int(retry_after) if _SECONDS.fullmatch(retry_after) else None
     if status == 429:  # noqa: PLR2004  # a status says more than a name for it
         return AttemptFailed(Kind.LIMITED, said, seconds, passing=seconds is not None)
+    if status == 407:  # noqa: PLR2004
+        return AttemptFailed(Kind.UNREACHABLE, "the proxy asks for a user and a password (407)", seconds)
     # 501 says what the engine never does, such as vectors, and nothing about how it is.
     counts = Failure.SERVER_ERROR if status >= 500 and status != 501 else None  # noqa: PLR2004
     kind = Kind.UNREACHABLE if status == 503 else Kind.FAILED  # noqa: PLR2004

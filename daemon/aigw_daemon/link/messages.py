@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from aigw_daemon.link.caching import CacheCommand, CacheReply
+from aigw_daemon.network.egress import DIRECT, Egress
 from aigw_daemon.words import EngineKind, State
 
 CHAT: Final = "chat/completions"
@@ -86,6 +87,8 @@ class BackendView(msgspec.Struct, frozen=True):
     """Seconds that its last start took until it was ready, where that is known."""
     revision: str = ""
     """Of what it runs or will run: its model's file, its arguments, its address. Another one may answer otherwise."""
+    egress: Egress = DIRECT
+    """The way to it, by the daemon's environment."""
 
 
 class TargetView(msgspec.Struct, frozen=True):

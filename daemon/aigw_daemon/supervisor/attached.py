@@ -6,9 +6,10 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from aigw_daemon.link.messages import ModelView, Secret
+from aigw_daemon.network.egress import DIRECT, egress_for
+from aigw_daemon.network.hosts import is_this_machine
 from aigw_daemon.profile.scalars import MissingVariableError, check_url, expand, header_key
 from aigw_daemon.profile.scalars import Secret as ProfileSecret
-from aigw_daemon.profile.sources import is_loopback
 from aigw_daemon.supervisor.backend import Address, Backend, BackendReport, Edges, Plan
 from aigw_daemon.supervisor.engines.base import Library
 from aigw_daemon.supervisor.engines.listing import model_view
@@ -40,6 +41,7 @@ class AttachedBackend(Backend):
     def __init__(self, plan: Plan, edges: Edges) -> None:
         super().__init__(plan, edges)
         self._address: Address | None = None
+        self._egress = DIRECT
         self._key: Secret | None = None
         self._reading = Reading()
         self._answers_since: float | None = None
@@ -50,6 +52,7 @@ class AttachedBackend(Backend):
         return replace(
             self._outline(self._reading, self._answers_since if self.state in SERVING else None),
             address=self._address,
+            egress=self._egress,
             api_key=self._key,
             max_concurrency=self.plan.section.max_concurrency,
             revision=self._revision,
@@ -83,12 +86,13 @@ class AttachedBackend(Backend):
     async def _keep_asking(self) -> None:
         try:
             base, address, key = self._whereabouts()
+            egress = egress_for(base, self._edges.environ)
         except (MissingVariableError, ValueError) as error:
             failure = Failure(FailureKind.BAD_SETTING, str(error))
             self._post(lambda: self._unusable(failure))
             return
-        self._address, self._key = address, key
-        calm = LOCAL_SECONDS if is_loopback(address.host) else REMOTE_SECONDS
+        self._address, self._egress, self._key = address, egress, key
+        calm = LOCAL_SECONDS if is_this_machine(address.host) else REMOTE_SECONDS
         failures = 0
         while True:
             answer = await self._listed(base, key)

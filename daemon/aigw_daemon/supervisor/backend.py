@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Final
 from aigw_daemon.home import Home
 from aigw_daemon.link.messages import ModelView, Secret
 from aigw_daemon.models.resolve import resolve
+from aigw_daemon.network.egress import DIRECT, Egress
 from aigw_daemon.profile.backends import BackendSection
 from aigw_daemon.profile.model import Profile
 from aigw_daemon.state_file import StateFile
@@ -111,6 +112,8 @@ class BackendReport:
     wanted: bool
     attached: bool
     address: Address | None = None
+    egress: Egress = DIRECT
+    """The way to it."""
     api_key: Secret | None = None
     """What the engine asks for."""
     pid: int | None = None
