@@ -131,7 +131,7 @@ class _UpstreamBody(msgspec.Struct):
     detail: str | None = None
 
 
-_decode_upstream = msgspec.json.Decoder(_UpstreamBody).decode
+_decode_upstream = msgspec.json.Decoder(_UpstreamBody | list[_UpstreamBody]).decode
 _LONGEST_MESSAGE = 2_000
 
 
@@ -153,10 +153,14 @@ def relayed_error(status: int, said: Said) -> ApiError:
 def upstream_error(body: bytes) -> Said:
     """What an engine's error body says."""
     try:
-        found = _decode_upstream(body)
+        answer = _decode_upstream(body)
     except BAD_JSON:
         text = body[:_LONGEST_MESSAGE].decode("utf-8", "replace").strip()
         return Said(text or None)
+    # Google's way: the error in a list of one.
+    if isinstance(answer, list):
+        answer = answer[0] if answer else _UpstreamBody()
+    found: _UpstreamBody = answer
     match found.error:
         case str(text):
             return Said(text[:_LONGEST_MESSAGE])

@@ -22,6 +22,7 @@ TIMEOUT: Final = 5.0
 _OK: Final = 200
 _REFUSED_KEY: Final = frozenset({401, 403})
 _LOADING: Final = 503
+_NO_LIST: Final = frozenset({404, 405, 501})
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Reading:
     wrong: str | None = None
     """It is up, but not what was asked for."""
     why: str | None = None
+    has_list: bool = True
+    """Whether it can be asked for its models."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,8 @@ class Listing:
     models: tuple[dict[str, Any], ...] = ()
     why: str | None = None
     """What is wrong with it, if anything."""
+    missing: int | None = None
+    """The status of an answer that says that there is no such list."""
 
 
 class Prober(Protocol):
@@ -137,22 +142,15 @@ class HttpProber:
 
     async def listing(self, base: str, key: Secret | None) -> Listing:
         """See Prober."""
-        content, why = await self._json(f"{base}/models", key)
+        answer = await self._get(f"{base}/models", key)
+        if isinstance(answer, httpx.Response) and answer.status_code in _NO_LIST:
+            return Listing(missing=answer.status_code)
+        content, why = _content(answer)
         return Listing(why=why) if why is not None else Listing(tuple(entries(content)))
 
     async def _json(self, url: str, key: Secret | None) -> tuple[Any, str | None]:
         """The content and None, or None and what is wrong."""
-        answer = await self._get(url, key)
-        if isinstance(answer, str):
-            return None, answer
-        if answer.status_code in _REFUSED_KEY:
-            return None, f"it refuses the API key ({answer.status_code}): check api_key"
-        if answer.status_code != _OK:
-            return None, f"{answer.request.url.path} answers {answer.status_code}"
-        try:
-            return answer.json(), None
-        except ValueError:
-            return None, f"{answer.request.url.path} does not answer JSON"
+        return _content(await self._get(url, key))
 
     async def _get(self, url: str, key: Secret | None) -> httpx.Response | str:
         return await self._ask("GET", url, key)
@@ -180,6 +178,20 @@ class HttpProber:
             limits = httpx.Limits(max_keepalive_connections=0)
             self._clients[egress] = http_client(egress, timeout=TIMEOUT, limits=limits, follow_redirects=False)
         return self._clients[egress]
+
+
+def _content(answer: httpx.Response | str) -> tuple[Any, str | None]:
+    """See `HttpProber._json`."""
+    if isinstance(answer, str):
+        return None, answer
+    if answer.status_code in _REFUSED_KEY:
+        return None, f"it refuses the API key ({answer.status_code}): check api_key"
+    if answer.status_code != _OK:
+        return None, f"{answer.request.url.path} answers {answer.status_code}"
+    try:
+        return answer.json(), None
+    except ValueError:
+        return None, f"{answer.request.url.path} does not answer JSON"
 
 
 def _trouble(error: httpx.HTTPError, url: str, egress: Egress) -> str:
