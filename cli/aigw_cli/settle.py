@@ -6,9 +6,6 @@ from enum import StrEnum
 from aigw_daemon.control.schema import BackendStatus, Status
 from aigw_daemon.words import State
 
-_FIRST_PROBE = 5.0
-"""Seconds in which an attached URL may still be ``unreachable`` because nobody asked it yet."""
-
 
 class Outcome(StrEnum):
     """Where a backend that somebody waits for has come to."""
@@ -33,16 +30,16 @@ def outcome(backend: BackendStatus) -> Outcome:
         case State.FAILED:
             return Outcome.FAILED
         case State.UNREACHABLE:
-            return Outcome.FAILED if backend.since_s >= _FIRST_PROBE else Outcome.WAITING
+            return Outcome.FAILED if backend.probed else Outcome.WAITING
         case _:
             return Outcome.WAITING
 
 
 def gateway_outcome(status: Status) -> Outcome:
-    """The gateway is waited for like a backend."""
+    """The gateway is waited for like a backend, and until it routes on the states that the status shows."""
     match status.gateway.state:
         case State.READY:
-            return Outcome.READY
+            return Outcome.READY if status.gateway.current else Outcome.WAITING
         case State.FAILED:
             return Outcome.FAILED
         case _:

@@ -50,6 +50,16 @@ class Seat(msgspec.Struct, frozen=True):
     uuid: str
 
 
+class Listed(msgspec.Struct, frozen=True):
+    """The models that a backend listed last."""
+
+    models: tuple[str, ...]
+    at: float
+    """Seconds since the epoch: when they changed, or when the backend stopped serving after that."""
+    revision: str
+    """Of what the backend was then; see `supervisor.revision`."""
+
+
 class BackendRecord(msgspec.Struct, frozen=True):
     """What is kept of one backend."""
 
@@ -70,6 +80,7 @@ class BackendRecord(msgspec.Struct, frozen=True):
     """How often it was started again after it failed."""
     revision: str = ""
     """Of what the leader was started with; see `supervisor.revision`."""
+    listed: Listed | None = None
 
 
 class Document(msgspec.Struct, frozen=True):

@@ -7,5 +7,5 @@ AIGW_VERSION = version("aigw")
 STATE_VERSION = 1
 """Of the state file. A newer aigw migrates, an older one refuses with a sentence."""
 
-LINK_VERSION = 2
+LINK_VERSION = 3
 """Of the messages between daemon and gateway worker."""

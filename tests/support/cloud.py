@@ -19,13 +19,15 @@ class Cloud:
     """The path below ``/v1/`` and the body of each question."""
     refuses: dict[str, tuple[int, str]] = field(default_factory=dict)
     """Status and message for these models."""
+    listing: tuple[int, Any] | None = None
+    """Status and content of its list of models; None: as OpenAI does it."""
 
 
 @contextmanager
-def cloud_server(*models: str) -> Iterator[Cloud]:
+def cloud_server(*models: str, port: int = 0) -> Iterator[Cloud]:
     """It, while it serves."""
     cloud = Cloud(list(models))
-    with ThreadingHTTPServer(("127.0.0.1", 0), _handler(cloud)) as server:
+    with ThreadingHTTPServer(("127.0.0.1", port), _handler(cloud)) as server:
         cloud.url = f"http://127.0.0.1:{server.server_port}/v1"
         thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -39,6 +41,9 @@ def cloud_server(*models: str) -> Iterator[Cloud]:
 def _handler(cloud: Cloud) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            if cloud.listing is not None:
+                self._answer(*cloud.listing)
+                return
             listed = [{"id": model, "object": "model", "created": 1_700_000_000} for model in cloud.models]
             self._answer(200, {"object": "list", "data": listed})
 
@@ -56,7 +61,7 @@ def _handler(cloud: Cloud) -> type[BaseHTTPRequestHandler]:
                 choice = {"index": 0, "message": message, "finish_reason": "stop"}
                 self._answer(200, {"object": "chat.completion", "model": body["model"], "choices": [choice]})
 
-        def _answer(self, status: int, content: dict[str, Any]) -> None:
+        def _answer(self, status: int, content: Any) -> None:
             data = json.dumps(content).encode()
             self.send_response(status)
             self.send_header("content-type", "application/json")

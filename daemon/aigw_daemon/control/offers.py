@@ -25,7 +25,11 @@ class Gone:
 
 def no_longer_offered(snapshot: Snapshot) -> list[Gone]:
     """Clouds retire models on a schedule. One that doesn't answer now, or lists nothing, may still offer them."""
-    clouds = {backend.name: backend for backend in snapshot.backends if backend.cloud and backend.state in SERVING}
+    clouds = {
+        backend.name: backend
+        for backend in snapshot.backends
+        if backend.cloud and backend.has_list and backend.state in SERVING
+    }
     return [each for each in _routed(snapshot) if each.backend in clouds and _lacks(clouds[each.backend], each.model)]
 
 
@@ -39,10 +43,13 @@ def _lacks(cloud: BackendView, model: str) -> bool:
 def _routed(snapshot: Snapshot) -> Iterator[Gone]:
     """Each backend and model that a route names, once; aliases name none, and the names of a pattern are open."""
     seen: set[tuple[str, str]] = set()
+    models = {backend.name: backend.models for backend in snapshot.backends}
     for route in snapshot.routes:
         if route.alias_of is not None or route.pattern:
             continue
         for target in (*route.targets, *route.on_context_overflow):
+            if target.sole and len(models.get(target.backend, ())) == 1:
+                continue
             key = target.backend, target.model or route.name
             if key not in seen:
                 seen.add(key)

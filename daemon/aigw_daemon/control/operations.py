@@ -59,6 +59,8 @@ from aigw_daemon.supervisor.launcher import Launcher
 from aigw_daemon.supervisor.supervisor import OneAtATime, Supervisor, UnknownBackend
 from aigw_daemon.version import AIGW_VERSION
 
+CAUGHT_UP_SECONDS = 2.0
+"""How long a command waits for the worker to hear of what it changed."""
 DAEMON = "daemon"
 """The name under which `aigw logs` shows the daemon's own log."""
 
@@ -120,7 +122,7 @@ class Operations:
     def status(self) -> Status:
         """Everything at a glance."""
         parts = self._parts
-        gatekeeper = parts.gatekeeper
+        gatekeeper, current = parts.gatekeeper, self._is_current()
         in_flight, gone = gatekeeper.in_flight(), no_longer_offered(self._last)
         return Status(
             profile=self._profile.name if self._profile else None,
@@ -131,6 +133,7 @@ class Operations:
                 pid=gatekeeper.pid,
                 why=gatekeeper.why,
                 restarts=gatekeeper.restarts,
+                current=current,
             ),
             backends=[
                 backend_status(
@@ -142,6 +145,15 @@ class Operations:
             ],
             cache=self._cache.status(self._profile.cache) if self._profile else None,
         )
+
+    def _is_current(self) -> bool:
+        """Whether requests are routed by what a status shows now."""
+        try:
+            self.publish()
+        except Exception:  # whoever looks is still told what there is
+            log.exception("cannot tell the gateway of a change")
+            return False
+        return self._take_up is None and self._parts.gatekeeper.is_current
 
     async def watch(self) -> AsyncIterator[Status]:
         """A status at every change, and at least every second."""
@@ -386,6 +398,9 @@ class Operations:
         except OneAtATime as error:
             hint = "name one of them; a request for the other makes it give way"
             raise Refusal(409, "one_at_a_time", str(error), hint=hint) from error
+        # Whoever asked may send a request next: the worker must not answer by what was before.
+        self.publish()
+        await self._parts.gatekeeper.caught_up(CAUGHT_UP_SECONDS)
         return self.status()
 
     def _serving_profile(self) -> Profile:

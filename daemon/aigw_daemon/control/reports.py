@@ -18,13 +18,14 @@ def backend_status(report: BackendReport, in_flight: int, warnings: list[str]) -
         address=report.address.url if report.address else None,
         gpus=list(report.gpus),
         memory_bytes=report.memory_bytes,
-        models=[model.id for model in report.models],
+        models=[model.id for model in report.models if model.listed_at is None],
         loaded=[LoadedModel(**asdict(model)) for model in report.loaded],
         uptime_s=report.uptime_s,
         since_s=report.since_s,
         restarts=report.restarts,
         in_flight=in_flight,
         why=report.why,
+        probed=report.probed,
         progress=report.progress,
         log_tail=list(report.log_tail),
         stale=report.stale,
@@ -52,6 +53,8 @@ def backend_view(report: BackendReport, *, held: bool, last_start_s: float | Non
         wanted=not held,
         last_start_s=last_start_s,
         revision=report.revision,
+        egress=report.egress,
+        has_list=report.has_list,
     )
 
 

@@ -37,6 +37,8 @@ class GatewayStatus(Message):
     pid: int | None = None
     why: str | None = None
     restarts: int = 0
+    current: bool = True
+    """Whether the worker routes on the states that this status shows."""
 
 
 class LoadedModel(Message):
@@ -70,6 +72,8 @@ class BackendStatus(Message):
     restarts: int = 0
     in_flight: int = 0
     why: str | None = None
+    probed: bool = True
+    """False for a URL that hasn't been asked since it was started."""
     progress: str | None = None
     """While starting: the last line of its log."""
     log_tail: list[str] = []

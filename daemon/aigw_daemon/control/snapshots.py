@@ -18,8 +18,8 @@ from aigw_daemon.link.messages import (
     TargetView,
 )
 from aigw_daemon.profile.backends import BackendSection, ProcessSection
-from aigw_daemon.profile.chains import behind, chain, context_chain, fallbacks, is_pattern
-from aigw_daemon.profile.model import Gateway, Profile, Route, Target
+from aigw_daemon.profile.chains import Step, behind, chain, context_chain, fallbacks, is_pattern
+from aigw_daemon.profile.model import Gateway, Profile, Route
 
 DEFAULT_PROVIDER = "workspace-backend"
 
@@ -64,7 +64,7 @@ def _declared(section: BackendSection) -> tuple[ModelView, ...]:
 
     Else a request for it would be a 404 instead of waiting, falling back or a 503.
     """
-    return tuple(ModelView(id=name, created=0) for name in section.served_models or ())
+    return tuple(ModelView(id=name, created=0, listed=False) for name in section.served_models or ())
 
 
 def _cold_timeout(section: BackendSection, gateway: Gateway) -> float:
@@ -103,8 +103,8 @@ def _encoded(fields: Mapping[str, object]) -> dict[str, bytes]:
     return {name: json.dumps(value, allow_nan=False).encode() for name, value in fields.items()}
 
 
-def _targets(targets: Sequence[Target]) -> tuple[TargetView, ...]:
-    return tuple(TargetView(target.backend, target.model or "", target.weight) for target in targets)
+def _targets(steps: Sequence[Step]) -> tuple[TargetView, ...]:
+    return tuple(TargetView(step.backend, step.model or "", step.weight, step.sole) for step in steps)
 
 
 def _gateway(gateway: Gateway) -> GatewayView:

@@ -22,7 +22,20 @@ from aigw_daemon.gatekeeper.worker import Worker, identity_of, log_of, spec
 from aigw_daemon.home import Home
 from aigw_daemon.link.caching import CacheReply
 from aigw_daemon.link.daemon import WorkerConnection
-from aigw_daemon.link.messages import Demand, Drain, Hello, Load, Ping, Pong, Records, Snapshot, Started, Tail, Up
+from aigw_daemon.link.messages import (
+    Applied,
+    Demand,
+    Drain,
+    Hello,
+    Load,
+    Ping,
+    Pong,
+    Records,
+    Snapshot,
+    Started,
+    Tail,
+    Up,
+)
 from aigw_daemon.supervisor.launcher import Launcher, NotAdopted
 from aigw_daemon.version import AIGW_VERSION, LINK_VERSION
 
@@ -80,6 +93,10 @@ class Crew:
         self._snapshot = snapshot
         for worker in self._members.values():
             worker.send(snapshot)
+
+    def is_current(self, worker: Worker) -> bool:
+        """Whether this worker routes on the last snapshot."""
+        return self._snapshot is None or worker.applied == self._snapshot.revision
 
     def tail(self, on: bool) -> None:
         """Have starts of requests reported, or not any more."""
@@ -166,7 +183,7 @@ class Crew:
         return worker
 
     def _greet(self, worker: Worker, connection: WorkerConnection) -> None:
-        worker.connection, worker.owed = connection, 0
+        worker.connection, worker.owed, worker.applied = connection, 0, None
         if worker.same_version and not worker.asked:
             self._spawn(self._until_mute(worker), f"signs-of-life-{worker.pid}")
         if self._snapshot is not None:
@@ -192,6 +209,10 @@ class Crew:
                 self._ears.on_demand(message)
             case CacheReply():
                 self.questions.answered(message)
+            case Applied():
+                worker.applied = message.revision
+                self._news.wake()
+                self._ears.on_change()
             case Pong():
                 pass  # that it came is all that it says
             case Hello():

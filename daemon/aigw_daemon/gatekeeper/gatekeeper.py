@@ -88,6 +88,20 @@ class Gatekeeper:
         """Route on this from now on."""
         self._crew.publish(snapshot)
 
+    @property
+    def is_current(self) -> bool:
+        """Whether the worker that serves routes on what was published last."""
+        return self._worker is not None and self._crew.is_current(self._worker)
+
+    async def caught_up(self, seconds: float) -> bool:
+        """Wait until it does, at most that long, and only for a worker that can be told."""
+        deadline = time.monotonic() + seconds
+        while not self.is_current and self._worker is not None and self._worker.connection is not None:
+            if (left := deadline - time.monotonic()) <= 0:
+                break
+            await self._news.wait(left)
+        return self.is_current
+
     async def ask(self, command: CacheCommand, seconds: float) -> CacheReply:
         """Have the worker that serves answer this; its number is given here. Raises `questions.NoAnswer`."""
         return await self._crew.questions.ask(self._worker, command, seconds)

@@ -44,6 +44,8 @@ class Worker:
     """How often it was asked for a sign of life."""
     owed: int = 0
     """How many of those in a row it owes; whatever it says is one."""
+    applied: int | None = None
+    """The revision of the snapshot that it routes on, as far as it has told over this connection."""
     verdict: str | None = None
     """Why it was killed, if we did that."""
     gone: asyncio.Event = field(default_factory=asyncio.Event)

@@ -41,8 +41,8 @@ class _Considered(msgspec.Struct, frozen=True):
 
 def candidates(names: Names, match: Match, ask: Ask, conditions: Conditions) -> tuple[Candidate, ...]:
     """Each target once, the route's own before the fallback; one without a model takes the name asked for."""
-    own = {(target.backend, target.model or ask.model): target.weight for target in match.targets}
-    later = ((target.backend, target.model or ask.model) for target in match.fallback)
+    own = {(target.backend, names.model_of(target, ask.model)): target.weight for target in match.targets}
+    later = ((target.backend, names.model_of(target, ask.model)) for target in match.fallback)
     considered = [_consider(names, TargetView(*key, weight), ask, conditions, False) for key, weight in own.items()]
     considered += [
         _consider(names, TargetView(*key), ask, conditions, True) for key in dict.fromkeys(later) if key not in own

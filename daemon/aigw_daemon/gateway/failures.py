@@ -83,6 +83,8 @@ def failed_status(
     said = f"it answered {status}: {message}" if message else f"it answered {status}"
     if status == 429 or limited:  # noqa: PLR2004  # a status says more than a name for it
         return AttemptFailed(Kind.LIMITED, said, retry_after, passing=retry_after is not None)
+    if status == 407:  # noqa: PLR2004
+        return AttemptFailed(Kind.UNREACHABLE, "the proxy asks for a user and a password (407)", retry_after)
     # 501 says what the engine never does, such as vectors, and nothing about how it is.
     counts = Failure.SERVER_ERROR if status >= 500 and status != 501 else None  # noqa: PLR2004
     kind = Kind.UNREACHABLE if status == 503 else Kind.FAILED  # noqa: PLR2004

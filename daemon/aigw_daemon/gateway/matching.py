@@ -53,6 +53,11 @@ class Names:
         clouds = (cloud_name(model) for backend in self._clouds for model in self.served[backend.name])
         return list(dict.fromkeys([*self.routes, *self.listed, *clouds, *self.capabilities]))
 
+    def model_of(self, target: TargetView, asked: str) -> str:
+        """What the target is asked for when a client asks for ``asked``."""
+        served = self.served.get(target.backend, {}) if target.sole else {}
+        return next(iter(served)) if len(served) == 1 else target.model or asked
+
     def match(self, name: str) -> Match | None:
         """What this name stands for; None for an unknown one."""
         return self._model(name) or self._capability(name)
@@ -93,7 +98,7 @@ class Names:
     def _targets_of(self, model: str) -> Iterable[TargetView]:
         """Of one model of a capability; never those of another capability, so there is no circle to go in."""
         if match := self._model(model):
-            return (TargetView(target.backend, target.model or model, target.weight) for target in match.targets)
+            return (msgspec.structs.replace(target, model=target.model or model) for target in match.targets)
         # An Ollama that doesn't run can't say what it has.
         silent = [b.name for b in self.backends.values() if b.engine is EngineKind.OLLAMA and not self.served[b.name]]
         return (TargetView(name, model) for name in silent or [NOBODY])

@@ -34,6 +34,8 @@ def model_entry(table: RoutingTable, decision: Decision, provider: str) -> dict[
         "backend": backend.name,
         "context_length": view.context if view else None,
         "capabilities": list(view.capabilities) if view else [],
+        "listed": view is not None and view.listed,
+        "last_listed": int(view.listed_at) if view is not None and view.listed_at is not None else None,
     }
 
 

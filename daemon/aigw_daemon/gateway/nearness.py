@@ -18,17 +18,20 @@ _LONGEST: Final = 200
 
 
 class Nearness:
-    """Some names, taken apart once."""
+    """Some names, taken apart once. Upper and lower case are the same."""
 
     def __init__(self, names: Iterable[str]) -> None:
-        self._pairs = {name: _pairs(name) for name in names}
+        self._folded: dict[str, str] = {}
+        for name in names:
+            self._folded.setdefault(name.casefold(), name)
+        self._pairs = {folded: _pairs(folded) for folded in self._folded}
 
     def of(self, name: str) -> tuple[str, ...]:
         """The few that are most like it, the most alike first."""
-        name = name[:_LONGEST]
+        name = name[:_LONGEST].casefold()
         wanted = _pairs(name)
         likely = heapq.nlargest(_COMPARED, self._pairs, key=lambda other: len(wanted & self._pairs[other]))
-        return tuple(difflib.get_close_matches(name, likely, FOUND))
+        return tuple(self._folded[found] for found in difflib.get_close_matches(name, likely, FOUND))
 
 
 def _pairs(name: str) -> frozenset[str]:

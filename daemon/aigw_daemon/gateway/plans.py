@@ -14,6 +14,7 @@ from aigw_daemon.gateway.standing import Standings
 from aigw_daemon.gateway.upstream.base import Address, request_head
 from aigw_daemon.gateway.wire import NO_STORE, header, status_line
 from aigw_daemon.link.messages import ENDPOINTS, BackendView, CacheView, ParamsView, Secret
+from aigw_daemon.network.dialing import proxy_authorization
 from aigw_daemon.version import AIGW_VERSION
 
 _OK = status_line(200)
@@ -125,8 +126,10 @@ def _space(table: RoutingTable, decision: Decision, candidate: Candidate, cache:
 
 def _hop(table: RoutingTable, standings: Standings, decision: Decision, candidate: Candidate, cache: CacheView) -> Hop:
     backend = table.backends[candidate.backend]
-    address = Address(backend.host, backend.port, backend.tls)
+    address = Address(backend.host, backend.port, backend.tls, backend.egress)
     path = upstream_path(backend.base_path, decision.endpoint)
+    if address.is_forwarded:
+        path = f"http://{address.authority}{path}"
     lines = header("x-aigw-backend", backend.name) + header("x-aigw-model", candidate.model)
     lines = NO_STORE + lines
     return Hop(
@@ -138,7 +141,7 @@ def _hop(table: RoutingTable, standings: Standings, decision: Decision, candidat
         lane=standings.lane(backend.name),
         breaker=standings.breaker(backend.name),
         address=address,
-        request_head=request_head("POST", path, address.authority, _headers(backend)),
+        request_head=request_head("POST", path, address.authority, _headers(backend, address)),
         answer_lines=lines,
         plain_head=_answer_head(_JSON_TYPE, lines, 1),
         secret=backend.api_key,
@@ -160,7 +163,7 @@ def _answer_head(content_type: bytes, lines: bytes, attempts: int) -> bytes:
     return b"%bcontent-type: %b\r\n%bx-aigw-attempts: %d\r\n" % (_OK, content_type, lines, attempts)
 
 
-def _headers(backend: BackendView) -> list[tuple[str, str]]:
+def _headers(backend: BackendView, address: Address) -> list[tuple[str, str]]:
     """Ours alone: nothing of the client's headers goes upstream, least of all its Authorization (rule S11)."""
     headers = [
         ("content-type", "application/json"),
@@ -170,4 +173,7 @@ def _headers(backend: BackendView) -> list[tuple[str, str]]:
     ]
     if backend.api_key is not None:
         headers.append(("authorization", f"Bearer {backend.api_key.value}"))
+    proxy = backend.egress.proxy
+    if address.is_forwarded and proxy is not None and (credentials := proxy_authorization(proxy)) is not None:
+        headers.append(("proxy-authorization", credentials))
     return headers

@@ -116,7 +116,7 @@ class RoutingTable:
             if backend is None:
                 continue
             served = self._names.served[backend.name]
-            model = served_name(backend, served, target.model or name)
+            model = served_name(backend, served, self._names.model_of(target, name))
             if model is not None and unspoken(backend, served.get(model), endpoint) is None:
                 return True
         return False

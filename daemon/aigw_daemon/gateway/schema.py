@@ -34,6 +34,10 @@ class Model(BaseModel):
     backend: str
     context_length: int | None
     capabilities: list[str]
+    listed: bool
+    """Whether a backend lists it now."""
+    last_listed: int | None
+    """When a backend that can't be asked now last listed it, seconds since the epoch."""
 
 
 class ModelList(BaseModel):

@@ -23,7 +23,7 @@ from aigw_daemon.gateway.assembly import Gateway
 from aigw_daemon.gateway.upstream.pool import PooledClient
 from aigw_daemon.identity import boot_id, start_ticks
 from aigw_daemon.link.caching import CacheCommand
-from aigw_daemon.link.messages import Down, Drain, Hello, Ping, Pong, Snapshot, Tail, Up
+from aigw_daemon.link.messages import Applied, Down, Drain, Hello, Ping, Pong, Snapshot, Tail, Up
 from aigw_daemon.link.worker import WorkerLink
 from aigw_daemon.version import AIGW_VERSION, LINK_VERSION
 
@@ -134,6 +134,7 @@ class Worker:
             case Snapshot():
                 self._gateway.apply(message)
                 self._told.set()
+                self._send(Applied(message.revision))
             case CacheCommand():
                 self._gateway.cache_desk.hear(message)
             case Ping():

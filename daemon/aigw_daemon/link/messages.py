@@ -2,7 +2,8 @@
 
 Down: `Snapshot` at every change, `Drain`, `Tail`, `CacheCommand`, `Ping`. Up: `Hello` once per connection (with the
 listening descriptors beside it), `Load` while anything is in flight, `Records` in batches, `Demand`, `CacheReply`,
-`Pong`. Every message is a tagged struct; an unknown field is ignored, so that a newer side may say more.
+`Pong`, `Applied` for each snapshot. Every message is a tagged struct; an unknown field is ignored, so that a newer side
+may say more.
 """
 
 from typing import Final
@@ -10,6 +11,7 @@ from typing import Final
 import msgspec
 
 from aigw_daemon.link.caching import CacheCommand, CacheReply
+from aigw_daemon.network.egress import DIRECT, Egress
 from aigw_daemon.words import EngineKind, State
 
 CHAT: Final = "chat/completions"
@@ -46,7 +48,9 @@ class ModelView(msgspec.Struct, frozen=True):
     digest: str | None = None
     """Of its content, where the engine says it: the same name can come to mean another model."""
     listed: bool = True
-    """Whether the backend's own list has it; not, where only the profile says that it is there."""
+    """Whether the backend's own list has it now; False where only the profile names it, or an earlier list did."""
+    listed_at: float | None = None
+    """When a backend that can't be asked now last listed it, seconds since the epoch; None for all others."""
 
 
 class BackendView(msgspec.Struct, frozen=True):
@@ -86,6 +90,10 @@ class BackendView(msgspec.Struct, frozen=True):
     """Seconds that its last start took until it was ready, where that is known."""
     revision: str = ""
     """Of what it runs or will run: its model's file, its arguments, its address. Another one may answer otherwise."""
+    egress: Egress = DIRECT
+    """The way to it, by the daemon's environment."""
+    has_list: bool = True
+    """Whether it can be asked for its models; else the profile alone names them."""
 
 
 class TargetView(msgspec.Struct, frozen=True):
@@ -95,6 +103,8 @@ class TargetView(msgspec.Struct, frozen=True):
     model: str
     weight: int = 1
     """Its share among the targets of its route, where the route is balanced by weight or load."""
+    sole: bool = False
+    """The profile names no model: while the backend has a single one, it comes before `model`."""
 
 
 class ParamsView(msgspec.Struct, frozen=True):
@@ -218,6 +228,12 @@ class Pong(msgspec.Struct, frozen=True, tag="pong"):
     """It can."""
 
 
+class Applied(msgspec.Struct, frozen=True, tag="applied"):
+    """The worker routes on the snapshot of this revision from now on."""
+
+    revision: int
+
+
 class Hello(msgspec.Struct, frozen=True, tag="hello"):
     """The worker's first message; its listening sockets travel beside it (SCM_RIGHTS)."""
 
@@ -301,7 +317,7 @@ class Started(msgspec.Struct, frozen=True, tag="started"):
 
 
 Down = Snapshot | Drain | Tail | CacheCommand | Ping
-Up = Hello | Load | Demand | Records | Started | CacheReply | Pong
+Up = Hello | Load | Demand | Records | Started | CacheReply | Pong | Applied
 
 encode = msgspec.msgpack.Encoder().encode
 _down: msgspec.msgpack.Decoder[Down] = msgspec.msgpack.Decoder(Down)

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from aigw_daemon.link.frames import LinkError, frame, frames, send_first
-from aigw_daemon.link.messages import Down, Hello, Records, Up, decode_down, encode
+from aigw_daemon.link.messages import Applied, Down, Hello, Records, Up, decode_down, encode
 
 REDIAL_SECONDS = 0.2
 KEPT_WHILE_AWAY = 1_000
@@ -52,9 +52,11 @@ class WorkerLink:
             await asyncio.sleep(REDIAL_SECONDS)
 
     def send(self, message: Up) -> None:
-        """Send, or keep for later; never blocks."""
+        """Send, or keep for later; never blocks. What only this daemon can understand isn't kept for the next."""
         if self._writer is not None and not self._writer.is_closing():
             self._writer.write(frame(encode(message)))
+            return
+        if isinstance(message, Applied):
             return
         self._waiting.append(message)
         if len(self._waiting) > KEPT_WHILE_AWAY:

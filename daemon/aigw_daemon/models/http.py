@@ -4,7 +4,7 @@ Redirects are followed by hand, because each hop must keep to https; plain http 
 """
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -13,7 +13,11 @@ import httpx
 
 from aigw_daemon.models.request import PullError
 from aigw_daemon.models.store import BLOCK, Disk, Part, require_space
-from aigw_daemon.profile.sources import is_loopback
+from aigw_daemon.network.clients import http_client
+from aigw_daemon.network.egress import Egress, egress_for
+from aigw_daemon.network.failures import connect_failure, refused_by_proxy
+from aigw_daemon.network.hosts import is_loopback
+from aigw_daemon.network.problems import BadEnvironment
 
 MAX_REDIRECTS = 5
 _TIMEOUT = httpx.Timeout(60.0, connect=15.0)
@@ -23,18 +27,16 @@ _RANGE_REFUSED = 416
 Report = Callable[[int, int | None], None]
 
 
-async def fetch(url: str, part: Part, disk: Disk, report: Report) -> None:
-    """Download into the part. ``report`` hears bytes done and bytes in all.
+async def fetch(url: str, part: Part, disk: Disk, report: Report, env: Mapping[str, str]) -> None:
+    """Download into the part. ``report`` hears bytes done and bytes in all; ``env`` says how hosts are reached.
 
     Raises PullError; what has arrived by then is kept for the next try, unless the disk is full.
     """
     try:
-        if not await _fetch(url, part, disk, report):
+        if not await _fetch(url, part, disk, report, env):
             # What was kept doesn't fit what is there now (HTTP 416): start anew, without asking for a range.
             part.discard()
-            await _fetch(url, part, disk, report)
-    except httpx.TransportError as error:
-        raise _network(url, part, error) from error
+            await _fetch(url, part, disk, report, env)
     except PullError:
         if not part.path.exists():
             _forget(part)
@@ -42,13 +44,13 @@ async def fetch(url: str, part: Part, disk: Disk, report: Report) -> None:
     _forget(part)
 
 
-async def _fetch(url: str, part: Part, disk: Disk, report: Report) -> bool:
+async def _fetch(url: str, part: Part, disk: Disk, report: Report, env: Mapping[str, str]) -> bool:
     """One try. False when the server refuses to go on from where the part ends."""
     offset = await _kept(url, part)
     headers = {"Accept-Encoding": "identity", "User-Agent": "aigw"}
     if offset:
         headers |= {"Range": f"bytes={offset}-", "If-Range": _validator(part)["validator"]}
-    async with _opened(url, headers) as response:
+    async with _opened(url, headers, part, env) as response:
         if response.status_code == _RANGE_REFUSED and offset:
             return False
         _accept(url, response)
@@ -83,20 +85,33 @@ async def _receive(url: str, response: httpx.Response, part: Part, disk: Disk, r
 
 
 @asynccontextmanager
-async def _opened(url: str, headers: dict[str, str]) -> AsyncIterator[httpx.Response]:
-    """The answer behind at most five redirects."""
+async def _opened(
+    url: str, headers: dict[str, str], part: Part, env: Mapping[str, str]
+) -> AsyncIterator[httpx.Response]:
+    """The answer behind at most five redirects. Raises PullError for what breaks on the way, then and later."""
     for _ in range(MAX_REDIRECTS + 1):
-        # A proxy can't reach this machine's loopback for us, whatever the environment says.
-        local = is_loopback(urlsplit(url).hostname or "")
-        async with (
-            httpx.AsyncClient(timeout=_TIMEOUT, trust_env=not local) as client,
-            client.stream("GET", url, headers=headers) as response,
-        ):
-            if not response.is_redirect:
-                yield response
-                return
-            url = _next_hop(url, response)
+        egress = _egress(url, env)
+        try:
+            async with (
+                http_client(egress, timeout=_TIMEOUT) as client,
+                client.stream("GET", url, headers=headers) as response,
+            ):
+                if (refused := refused_by_proxy(response.status_code, egress.proxy)) is not None:
+                    raise PullError("network", f"cannot reach {urlsplit(url).hostname}: {refused}")
+                if not response.is_redirect:
+                    yield response
+                    return
+                url = _next_hop(url, response)
+        except httpx.TransportError as error:
+            raise _network(url, part, error, egress) from error
     raise PullError("network", f"{_shown(url)}: more than {MAX_REDIRECTS} redirects; check the source")
+
+
+def _egress(url: str, env: Mapping[str, str]) -> Egress:
+    try:
+        return egress_for(url, env)
+    except BadEnvironment as error:
+        raise PullError("network", f"cannot reach {urlsplit(url).hostname}: {error}") from error
 
 
 def _next_hop(url: str, response: httpx.Response) -> str:
@@ -133,15 +148,19 @@ def _total(response: httpx.Response) -> int | None:
     return int(length) if length.isdigit() else None
 
 
-def _network(url: str, part: Part, error: httpx.TransportError) -> PullError:
-    host = urlsplit(url).hostname
-    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError):
-        return PullError(
-            "network", f"cannot reach {host}: {error or 'timed out'}; check the network and the proxy settings"
-        )
-    return PullError(
-        "network", f"the download from {host} was cut off after {part.size} bytes: pull again, it goes on from there"
-    )
+def _network(url: str, part: Part, error: httpx.TransportError, egress: Egress) -> PullError:
+    host = urlsplit(url).hostname or ""
+    match error:
+        case httpx.ConnectTimeout():
+            why = f"{egress.proxy or 'it'} does not answer"
+        case httpx.ProxyError():
+            why = f"{egress.proxy} made no connection: {error}"
+        case httpx.ConnectError():
+            why = connect_failure(error, host, egress.proxy)
+        case _:
+            text = f"the download from {host} was cut off after {part.size} bytes: pull again, it goes on from there"
+            return PullError("network", text)
+    return PullError("network", f"cannot reach {host}: {why}; check the network and the proxy settings")
 
 
 def _remember(url: str, response: httpx.Response, part: Part) -> None:

@@ -6,8 +6,9 @@ httpx's exceptions end here.
 """
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager
+import os
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -16,7 +17,10 @@ import httpx
 
 from aigw_daemon.models.ollama_names import check_name, full_name
 from aigw_daemon.models.request import Phase, PullError, PullProgress
-from aigw_daemon.profile.sources import is_loopback
+from aigw_daemon.network.clients import http_client
+from aigw_daemon.network.egress import Egress, egress_for
+from aigw_daemon.network.failures import connect_failure, refused_by_proxy
+from aigw_daemon.network.problems import BadEnvironment
 
 _TIMEOUT: Final = httpx.Timeout(900.0, connect=10.0)
 """Seconds. The reading one is long: while Ollama compares the checksum of a big model it says nothing for minutes."""
@@ -48,18 +52,21 @@ class OllamaPull:
     """What stands before an Ollama of somebody else may ask for one."""
 
 
-async def pull(wanted: OllamaPull) -> AsyncGenerator[PullProgress, None]:
+async def pull(wanted: OllamaPull, env: Mapping[str, str] = os.environ) -> AsyncGenerator[PullProgress, None]:
     """Pull one model; the last progress has the phase ``done``, and then it can be asked for.
+
+    ``env`` says how the Ollama is reached.
 
     Raises PullError. Whoever stops iterating stops the pull, unless somebody else waits for the same one.
     """
     name = full_name(check_name(wanted.model))
     bar = _Bar(name)
-    async with _client(wanted) as client:
+    egress = _egress(wanted, env)
+    async with _client(wanted, egress) as client:
         before = await _digest(client, name)
-        with _translated(wanted):
+        with _translated(wanted, egress):
             # Closed at once when our caller leaves: that is how Ollama learns of it.
-            async with aclosing(_lines(client, wanted)) as lines:
+            async with aclosing(_lines(client, wanted, egress)) as lines:
                 async for line in lines:
                     if (progress := bar.take(line, wanted.model)) is not None:
                         yield progress
@@ -108,18 +115,23 @@ def _size(value: Any) -> int:
     return value if isinstance(value, int) and value > 0 else 0
 
 
-@asynccontextmanager
-async def _client(wanted: OllamaPull) -> AsyncIterator[httpx.AsyncClient]:
-    # A proxy can't reach this machine's loopback for us, whatever the environment says.
-    trust = not is_loopback(urlsplit(wanted.base).hostname or "")
+def _egress(wanted: OllamaPull, env: Mapping[str, str]) -> Egress:
+    try:
+        return egress_for(wanted.base, env)
+    except BadEnvironment as error:
+        raise PullError("network", f"cannot reach the Ollama at {wanted.base}: {error}") from error
+
+
+def _client(wanted: OllamaPull, egress: Egress) -> httpx.AsyncClient:
     headers = {"authorization": f"Bearer {wanted.api_key}"} if wanted.api_key else {}
-    async with httpx.AsyncClient(base_url=wanted.base, headers=headers, timeout=_TIMEOUT, trust_env=trust) as client:
-        yield client
+    return http_client(egress, base_url=wanted.base, headers=headers, timeout=_TIMEOUT)
 
 
-async def _lines(client: httpx.AsyncClient, wanted: OllamaPull) -> AsyncGenerator[dict[str, Any], None]:
+async def _lines(client: httpx.AsyncClient, wanted: OllamaPull, egress: Egress) -> AsyncGenerator[dict[str, Any], None]:
     body = {"model": wanted.model, "insecure": wanted.insecure}
     async with client.stream("POST", "/api/pull", json=body) as response:
+        if (refused := refused_by_proxy(response.status_code, egress.proxy)) is not None:
+            raise PullError("network", f"cannot reach the Ollama at {wanted.base}: {refused}")
         if response.status_code != _OK:
             raise _refused(wanted.model, response.status_code, await response.aread())
         async for text in response.aiter_lines():
@@ -163,11 +175,14 @@ async def _digest(client: httpx.AsyncClient, name: str) -> str | None:
 
 
 @contextmanager
-def _translated(wanted: OllamaPull) -> Iterator[None]:
+def _translated(wanted: OllamaPull, egress: Egress) -> Iterator[None]:
     try:
         yield
-    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-        text = f"cannot reach the Ollama at {wanted.base}: {error or 'timed out'}; 'aigw status' shows how it is"
+    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
+        why = connect_failure(error, urlsplit(wanted.base).hostname or "", egress.proxy)
+        if isinstance(error, httpx.ProxyError):
+            why = f"{egress.proxy} made no connection: {error}"
+        text = f"cannot reach the Ollama at {wanted.base}: {why}; 'aigw status' shows how it is"
         raise PullError("network", text) from error
     except httpx.HTTPError as error:
         text = (

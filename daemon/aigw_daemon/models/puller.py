@@ -6,9 +6,10 @@ with the last of those who wait for it.
 
 import asyncio
 import logging
+import os
 import shutil
 import stat
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Self
@@ -69,10 +70,18 @@ class _Flight:
 class Puller:
     """Use as ``async with Puller(home) as puller``, then iterate over `pull` inside ``contextlib.aclosing``."""
 
-    def __init__(self, home: Home, *, disk: Disk | None = None, wheels: Wheels | None = None) -> None:
+    def __init__(
+        self,
+        home: Home,
+        *,
+        disk: Disk | None = None,
+        wheels: Wheels | None = None,
+        env: Mapping[str, str] = os.environ,
+    ) -> None:
         self._models = home.models
         self._disk = disk or Disk()
-        self._wheels = wheels or Wheels()
+        self._wheels = wheels or Wheels(env)
+        self._env = env
         self._flights: dict[str, _Flight] = {}
         self._tasks = asyncio.TaskGroup()
 
@@ -196,7 +205,7 @@ class Puller:
             case FileSource():
                 await _discarding(part, _copy(source.path, part, self._disk, downloading))
             case HttpSource():
-                await http.fetch(source.url, part, self._disk, downloading)
+                await http.fetch(source.url, part, self._disk, downloading, self._env)
 
 
 async def _discarding(part: Part, fetch: Awaitable[None]) -> None:

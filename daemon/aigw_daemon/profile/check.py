@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
+from aigw_daemon.network.hosts import is_loopback
 from aigw_daemon.profile.backends import (
     AttachableSection,
     BackendSection,
@@ -22,7 +23,7 @@ from aigw_daemon.profile.chains import direct, is_pattern
 from aigw_daemon.profile.commands import uses
 from aigw_daemon.profile.errors import shown
 from aigw_daemon.profile.model import Profile, Route, Target, managed_port
-from aigw_daemon.profile.sources import HttpSource, is_loopback, model_path, parse_source
+from aigw_daemon.profile.sources import HttpSource, model_path, parse_source
 from aigw_daemon.words import REGEX_MARK
 
 Path = tuple[str | int, ...]

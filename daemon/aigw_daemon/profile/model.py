@@ -110,7 +110,7 @@ class Target(Section):
 
     backend: str = Field(description="A backend of this profile.")
     model: ModelId | None = Field(
-        default=None, description="The model's name there; absent: the name that was asked for."
+        default=None, description="The model's name there; absent: its only model, else the name that was asked for."
     )
     weight: Annotated[int, Field(ge=1, le=1000)] = Field(
         default=1, description="Its share where the route says balance: weighted or least_busy."

@@ -2,9 +2,10 @@
 
 import re
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
+
+from aigw_daemon.network.hosts import is_loopback
 
 MODEL_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
 """Names of models, and of each folder and file under the models folder (rule S9): never a dash or a dot first."""
@@ -66,16 +67,6 @@ def parse_source(text: str) -> Source:
     if not _NAME.fullmatch(source.filename):
         raise SourceError("must end in a file name of letters, digits, '.', '_' and '-'")
     return source
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address names this machine. Other names are not looked up: DNS could change its mind afterwards."""
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def model_path(name: str, file: str | None, source: str) -> PurePosixPath:

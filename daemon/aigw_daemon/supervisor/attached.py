@@ -6,9 +6,10 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from aigw_daemon.link.messages import ModelView, Secret
+from aigw_daemon.network.egress import DIRECT, egress_for
+from aigw_daemon.network.hosts import is_this_machine
 from aigw_daemon.profile.scalars import MissingVariableError, check_url, expand, header_key
 from aigw_daemon.profile.scalars import Secret as ProfileSecret
-from aigw_daemon.profile.sources import is_loopback
 from aigw_daemon.supervisor.backend import Address, Backend, BackendReport, Edges, Plan
 from aigw_daemon.supervisor.engines.base import Library
 from aigw_daemon.supervisor.engines.listing import model_view
@@ -40,9 +41,11 @@ class AttachedBackend(Backend):
     def __init__(self, plan: Plan, edges: Edges) -> None:
         super().__init__(plan, edges)
         self._address: Address | None = None
+        self._egress = DIRECT
         self._key: Secret | None = None
         self._reading = Reading()
         self._answers_since: float | None = None
+        self._probed = False
         self._revision = revision(plan, edges)
 
     def report(self) -> BackendReport:
@@ -50,6 +53,9 @@ class AttachedBackend(Backend):
         return replace(
             self._outline(self._reading, self._answers_since if self.state in SERVING else None),
             address=self._address,
+            egress=self._egress,
+            probed=self._probed or self.state is not State.UNREACHABLE,
+            has_list=self._reading.has_list,
             api_key=self._key,
             max_concurrency=self.plan.section.max_concurrency,
             revision=self._revision,
@@ -59,7 +65,9 @@ class AttachedBackend(Backend):
         self.wanted = True
         changes = {"stopped_by_operator": False} if by_operator else {}
         self._edges.state.update_backend(self.name, wanted=True, **changes)
-        self._transition(Event.START, "it has not been asked yet")
+        if not self._transition(Event.START, "it has not been asked yet") and by_operator:
+            # Asked anew at once: whoever starts it wants to know how it is now.
+            self._ask_anew()
 
     def _on_stop(self, *, hold: bool, now: bool) -> None:  # noqa: ARG002  # it runs on: there is nothing to hurry
         self.wanted = False
@@ -78,17 +86,23 @@ class AttachedBackend(Backend):
             self._end_effect()
         elif before in {State.STOPPED, State.FAILED}:
             self.failure, self._answers_since = None, None
-            self._begin(self._keep_asking)
+            self._ask_anew()
+
+    def _ask_anew(self) -> None:
+        self._probed = False
+        self._begin(self._keep_asking)
+        self._edges.on_change()
 
     async def _keep_asking(self) -> None:
         try:
             base, address, key = self._whereabouts()
+            egress = egress_for(base, self._edges.environ)
         except (MissingVariableError, ValueError) as error:
             failure = Failure(FailureKind.BAD_SETTING, str(error))
             self._post(lambda: self._unusable(failure))
             return
-        self._address, self._key = address, key
-        calm = LOCAL_SECONDS if is_loopback(address.host) else REMOTE_SECONDS
+        self._address, self._egress, self._key = address, egress, key
+        calm = LOCAL_SECONDS if is_this_machine(address.host) else REMOTE_SECONDS
         failures = 0
         while True:
             answer = await self._listed(base, key)
@@ -116,12 +130,22 @@ class AttachedBackend(Backend):
         listing = await self._edges.prober.listing(base, key)
         if listing.why is not None:
             return Reading(why=listing.why)
+        if listing.missing is not None:
+            return self._without_list(listing.missing)
         kind = ENGINES.get(self.plan.kind)
         if isinstance(kind, Library):
             own = await self._edges.prober.ready(kind, self.plan.section, base.removesuffix(V1), key)
             if own.up:
                 return own
         return Reading(True, self._offered(listing))
+
+    def _without_list(self, status: int) -> Reading:
+        """Some servers have no list: then the profile's names count, and nothing is known of them."""
+        named = self.plan.section.served_models
+        if not named:
+            path = f"{V1}/models" if self.plan.kind is not EngineKind.OPENAI else "/models"
+            return Reading(why=f"{path} answers {status}: check the URL; for a server without such a list, name models")
+        return Reading(True, tuple(ModelView(id=name, created=0, listed=False) for name in named), has_list=False)
 
     async def _look_again(self) -> Callable[[], None]:
         base, _, key = self._whereabouts()
@@ -148,17 +172,22 @@ class AttachedBackend(Backend):
     def _answers(self, answer: Reading) -> None:
         if self._answers_since is None:
             self._answers_since = self._edges.clock.monotonic()
-        changed, self._reading = answer != self._reading, answer
+        changed, self._reading = answer != self._reading or not self._probed, answer
+        self._probed = True
+        self._note_listed(answer.models)
         if not self._transition(Event.READY) and changed:
             self._edges.on_change()
 
     def _fails(self, event: Event, why: str) -> None:
+        first, self._probed = not self._probed, True
         if self.state is not State.READY or event is not Event.LOST:
             moved = self._transition(event, why)
         else:
             moved = self._transition(Event.FAILING, why)
         if not moved:
             self.why = why
+            if first:
+                self._edges.on_change()
         if self.state is State.UNREACHABLE:
             self._answers_since = None
 

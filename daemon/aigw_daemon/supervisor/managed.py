@@ -73,7 +73,7 @@ class ManagedBackend(ProcessBackend):
             pid=process.handle.identity.pid if process is not None else None,
             gpus=self._gpus(),
             memory_bytes=self._memory,
-            models=outline.models or self._known,
+            models=self._known or outline.models,
             max_concurrency=section.max_concurrency or self._reading.concurrency,
             restarts=record.restarts,
             progress=self._progress if self.state is State.STARTING else None,
@@ -204,6 +204,7 @@ class ManagedBackend(ProcessBackend):
 
     def _became_ready(self, reading: Reading) -> None:
         self._reading, self._known, self._replace = reading, (), False
+        self._note_listed(reading.models)
         self.start_took = self._edges.clock.monotonic() - self._began
         self._edges.gpus.release(self.name)
         self._transition(Event.READY)
@@ -278,6 +279,7 @@ class ManagedBackend(ProcessBackend):
         """Take news of a running engine's models; whether it is well is for the liveness probe to say."""
         if process is self._process and self.state in SERVING and reading.up and reading != self._reading:
             self._reading = reading
+            self._note_listed(reading.models)
             self._edges.on_change()
 
     # --- ending

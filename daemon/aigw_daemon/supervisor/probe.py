@@ -1,5 +1,6 @@
 """Asking engines how they are: readiness, liveness, what they serve. httpx's exceptions end here."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -9,8 +10,10 @@ from urllib.parse import urlsplit
 import httpx
 
 from aigw_daemon.link.messages import ModelView, Secret
+from aigw_daemon.network.clients import http_client
+from aigw_daemon.network.egress import Egress, egress_for
+from aigw_daemon.network.failures import connect_failure, refused_by_proxy
 from aigw_daemon.profile.backends import BackendSection
-from aigw_daemon.profile.sources import is_loopback
 from aigw_daemon.supervisor.engines.base import Counters, Engine, Library, LoadedModel
 from aigw_daemon.supervisor.engines.listing import entries
 
@@ -19,6 +22,7 @@ TIMEOUT: Final = 5.0
 _OK: Final = 200
 _REFUSED_KEY: Final = frozenset({401, 403})
 _LOADING: Final = 503
+_NO_LIST: Final = frozenset({404, 405, 501})
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,8 @@ class Reading:
     wrong: str | None = None
     """It is up, but not what was asked for."""
     why: str | None = None
+    has_list: bool = True
+    """Whether it can be asked for its models."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,8 @@ class Listing:
     models: tuple[dict[str, Any], ...] = ()
     why: str | None = None
     """What is wrong with it, if anything."""
+    missing: int | None = None
+    """The status of an answer that says that there is no such list."""
 
 
 class Prober(Protocol):
@@ -67,11 +75,11 @@ class Prober(Protocol):
 
 
 class HttpProber:
-    """The real one. One client for this machine, which never goes through a proxy, and one for all others."""
+    """The real one, with one client per way out of this machine."""
 
-    def __init__(self) -> None:
-        self._local = _client(trust_env=False)
-        self._remote: httpx.AsyncClient | None = None
+    def __init__(self, env: Mapping[str, str] = os.environ) -> None:
+        self._env = env
+        self._clients: dict[Egress, httpx.AsyncClient] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -79,9 +87,8 @@ class HttpProber:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._local.aclose()
-        if self._remote is not None:
-            await self._remote.aclose()
+        for client in self._clients.values():
+            await client.aclose()
 
     async def ready(self, engine: Engine, section: BackendSection, base: str, key: Secret | None) -> Reading:
         """See Prober."""
@@ -135,22 +142,15 @@ class HttpProber:
 
     async def listing(self, base: str, key: Secret | None) -> Listing:
         """See Prober."""
-        content, why = await self._json(f"{base}/models", key)
+        answer = await self._get(f"{base}/models", key)
+        if isinstance(answer, httpx.Response) and answer.status_code in _NO_LIST:
+            return Listing(missing=answer.status_code)
+        content, why = _content(answer)
         return Listing(why=why) if why is not None else Listing(tuple(entries(content)))
 
     async def _json(self, url: str, key: Secret | None) -> tuple[Any, str | None]:
         """The content and None, or None and what is wrong."""
-        answer = await self._get(url, key)
-        if isinstance(answer, str):
-            return None, answer
-        if answer.status_code in _REFUSED_KEY:
-            return None, f"it refuses the API key ({answer.status_code}): check api_key"
-        if answer.status_code != _OK:
-            return None, f"{answer.request.url.path} answers {answer.status_code}"
-        try:
-            return answer.json(), None
-        except ValueError:
-            return None, f"{answer.request.url.path} does not answer JSON"
+        return _content(await self._get(url, key))
 
     async def _get(self, url: str, key: Secret | None) -> httpx.Response | str:
         return await self._ask("GET", url, key)
@@ -161,33 +161,52 @@ class HttpProber:
         """The answer, or what kept it from coming."""
         headers = {"authorization": f"Bearer {key.value}"} if key else {}
         try:
-            return await self._client_for(url).request(method, url, headers=headers, json=content)
-        except httpx.ConnectTimeout:
-            return f"it can't be reached within {TIMEOUT:.0f} s"
-        except httpx.TimeoutException:
-            return f"it does not answer within {TIMEOUT:.0f} s"
-        except httpx.ConnectError:
-            return "it refuses connections"
+            egress = egress_for(url, self._env)
+        except ValueError as error:  # a BadEnvironment, or a URL that is none
+            return str(error)
+        try:
+            answer = await self._client_for(egress).request(method, url, headers=headers, json=content)
+            return refused_by_proxy(answer.status_code, egress.proxy) or answer
         except httpx.HTTPError as error:
-            return f"it breaks the connection ({type(error).__name__})"
+            return _trouble(error, url, egress)
         except (httpx.InvalidURL, ValueError) as error:
             return f"its address can't be used: {error}"
 
-    def _client_for(self, url: str) -> httpx.AsyncClient:
-        if is_loopback(urlsplit(url).hostname or ""):
-            return self._local
-        if self._remote is None:
-            # Made when it is needed: reading the trusted certificates takes a while.
-            self._remote = _client(trust_env=True)
-        return self._remote
+    def _client_for(self, egress: Egress) -> httpx.AsyncClient:
+        if egress not in self._clients:
+            # No connection is kept: engines close idle ones sooner than the next probe comes.
+            limits = httpx.Limits(max_keepalive_connections=0)
+            self._clients[egress] = http_client(egress, timeout=TIMEOUT, limits=limits, follow_redirects=False)
+        return self._clients[egress]
 
 
-def _client(*, trust_env: bool) -> httpx.AsyncClient:
-    # No connection is kept: engines close idle ones sooner than the next probe comes.
-    limits = httpx.Limits(max_keepalive_connections=0)
-    return httpx.AsyncClient(
-        timeout=TIMEOUT, limits=limits, trust_env=trust_env, follow_redirects=False, verify=trust_env
-    )
+def _content(answer: httpx.Response | str) -> tuple[Any, str | None]:
+    """See `HttpProber._json`."""
+    if isinstance(answer, str):
+        return None, answer
+    if answer.status_code in _REFUSED_KEY:
+        return None, f"it refuses the API key ({answer.status_code}): check api_key"
+    if answer.status_code != _OK:
+        return None, f"{answer.request.url.path} answers {answer.status_code}"
+    try:
+        return answer.json(), None
+    except ValueError:
+        return None, f"{answer.request.url.path} does not answer JSON"
+
+
+def _trouble(error: httpx.HTTPError, url: str, egress: Egress) -> str:
+    proxy = egress.proxy
+    match error:
+        case httpx.ConnectTimeout():
+            return f"{proxy or 'it'} can't be reached within {TIMEOUT:.0f} s"
+        case httpx.TimeoutException():
+            return f"it does not answer within {TIMEOUT:.0f} s"
+        case httpx.ProxyError():
+            return f"{proxy} made no connection: {error}"
+        case httpx.ConnectError():
+            return connect_failure(error, urlsplit(url).hostname or "", proxy)
+        case _:
+            return f"it breaks the connection ({type(error).__name__})"
 
 
 def _missing(section: BackendSection, listing: Any) -> str | None:

@@ -87,7 +87,8 @@ class Supervisor:
     ) -> None:
         self._state = state
         self._launcher = launcher
-        self._prober = HttpProber()
+        environ = dict(os.environ)
+        self._prober = HttpProber(environ)
         self._edges = Edges(
             home=home,
             state=state,
@@ -96,7 +97,7 @@ class Supervisor:
             clock=clock or SystemClock(),
             traffic=traffic,
             on_change=on_change,
-            environ=dict(os.environ),
+            environ=environ,
             gpus=gpus or GpuTurns(clock=clock),
             tell=tell,
         )

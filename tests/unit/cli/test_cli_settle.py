@@ -32,8 +32,8 @@ def test_each_state_has_an_outcome(state: str, expected: Outcome) -> None:
 
 
 def test_an_attached_url_gets_time_for_its_first_probe() -> None:
-    assert outcome(backend("unreachable", since_s=0.2)) is Outcome.WAITING
-    assert outcome(backend("unreachable", since_s=6)) is Outcome.FAILED
+    assert outcome(backend("unreachable", probed=False, since_s=6)) is Outcome.WAITING
+    assert outcome(backend("unreachable", since_s=0.2)) is Outcome.FAILED
 
 
 def test_without_names_all_wanted_backends_are_waited_for() -> None:
@@ -51,6 +51,11 @@ def test_a_ready_backend_behind_a_starting_gateway_is_not_the_end() -> None:
     starting = GatewayStatus(url=None, state="starting")
     assert not settled(starter("ready", gateway=starting), ["llamacpp"])
     assert settled(starter("ready"), ["llamacpp"])
+
+
+def test_a_gateway_that_routes_on_older_states_is_not_the_end() -> None:
+    behind = GatewayStatus(url="http://127.0.0.1:4000", state="ready", current=False)
+    assert not settled(starter("ready", gateway=behind), ["llamacpp"])
 
 
 def test_a_failed_gateway_fails_the_whole() -> None:

@@ -207,3 +207,22 @@ async def test_port_0_keeps_the_port_of_the_worker_that_is_adopted(home: Home) -
             await keeper.open("127.0.0.1", 0, None)
             assert await serves(keeper) == worker.pid
             assert keeper.url == f"http://127.0.0.1:{port}"
+
+
+async def test_a_worker_acknowledges_each_snapshot(home: Home) -> None:
+    async with keeping(home) as keeper:
+        assert not keeper.is_current
+        assert not await keeper.caught_up(5)  # nobody is there to wait for
+        await keeper.open("127.0.0.1", free_port(), None)
+        pid = await serves(keeper)
+        assert await keeper.caught_up(5)
+        keeper.publish(Snapshot(revision=2, profile="test", gateway=GatewayView(), backends=(), routes=()))
+        assert not keeper.is_current
+        assert await keeper.caught_up(5)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            keeper.publish(Snapshot(revision=3, profile="test", gateway=GatewayView(), backends=(), routes=()))
+            assert not await keeper.caught_up(0.2)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        assert await keeper.caught_up(5)

@@ -27,3 +27,8 @@ def test_what_is_like_nothing_finds_nothing(unknown: str) -> None:
 def test_at_most_three_are_named() -> None:
     assert len(Nearness(MANY).of("vendor/model-1:big")) == 3
     assert Nearness([]).of("x") == ()
+
+
+@pytest.mark.parametrize(("unknown", "near"), [("ECHO", "echo"), ("echo", "Echo"), ("QWEN-Coder", "qwen-coder")])
+def test_a_name_in_another_case_is_named(unknown: str, near: str) -> None:
+    assert Nearness([*MANY, near]).of(unknown) == (near,)

@@ -315,3 +315,40 @@ def test_a_model_whose_age_nobody_knows_is_as_old_as_the_state_of_its_backend() 
     young = having(A, ModelView("x", 0), since=1_750_000_000.9)
     (entry,) = model_list(table(young), "p")["data"]
     assert entry["created"] == 1_750_000_000
+
+
+SOLE = RouteView("r", (TargetView("a", "r", sole=True),))
+OPEN = RouteView("gpt-*", (TargetView("a", "", sole=True),), pattern=True)
+
+
+@pytest.mark.parametrize("asked", ["r", "gpt-4o"])
+@pytest.mark.parametrize(
+    ("models", "expected"), [(["one"], "one"), (["one", "two"], None), ([], None)], ids=["one", "several", "unknown"]
+)
+def test_a_target_without_a_model_asks_for_the_only_one_that_the_backend_lists(
+    models: list[str], expected: str | None, asked: str
+) -> None:
+    cloud = backend("a", 1, models=models, engine=EngineKind.OPENAI)
+    decision = resolve(table(cloud, routes=(SOLE, OPEN)), asked)
+    assert decision.candidates[0].model == (expected or asked)
+    assert decision.candidates[0].kept is (len(models) < 2)
+
+
+def test_the_only_model_counts_for_fallbacks_capabilities_and_the_list_of_models_alike() -> None:
+    cloud = having(backend("a", 1, engine=EngineKind.OPENAI), model("one", "embeddings"))
+    known = table(cloud, B, routes=(SOLE,), fallback=(TargetView("a", "", sole=True),), capabilities={"fast": ("r",)})
+    assert tried(resolve(known, "z")) == [("b", "z"), ("a", "one")][:1]
+    assert tried(resolve(known, Ask("fast", endpoint=EMBEDDINGS))) == [("a", "one")]
+    shown = {entry["id"]: entry for entry in model_list(known, "p")["data"]}
+    assert shown["r"]["capabilities"] == ["embeddings"]
+
+
+def test_a_model_that_was_listed_before_is_found_and_its_backend_is_skipped() -> None:
+    gone = having(
+        backend("a", 1, state=State.UNREACHABLE, why="it refuses connections"),
+        ModelView("one", 0, listed=False, listed_at=1_700_000_000.5),
+    )
+    decision = resolve(table(gone), "one")
+    assert (decision.matched, tried(decision)) == ("listed", [])
+    (entry,) = model_list(table(gone), "p")["data"]
+    assert (entry["state"], entry["listed"], entry["last_listed"]) == ("unreachable", False, 1_700_000_000)

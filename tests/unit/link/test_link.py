@@ -11,7 +11,7 @@ import pytest
 
 from aigw_daemon.identity import boot_id, start_ticks
 from aigw_daemon.link.daemon import LinkServer, WorkerConnection
-from aigw_daemon.link.messages import Demand, Down, GatewayView, Hello, Records, RequestRecord, Snapshot, Tail
+from aigw_daemon.link.messages import Applied, Demand, Down, GatewayView, Hello, Records, RequestRecord, Snapshot, Tail
 from aigw_daemon.link.worker import KEPT_WHILE_AWAY, WorkerLink
 from tests.support.wait import eventually
 
@@ -135,3 +135,14 @@ async def test_a_stranger_is_turned_away(path: Path, greeting: Hello, caplog: py
     async with serving(path, daemon), dialing(path, lambda _: None, greeting):
         await eventually(lambda: "turned away" in caplog.text, what="the warning")
         assert daemon.connections.empty()
+
+
+async def test_an_acknowledgement_is_not_kept_for_another_daemon(path: Path) -> None:
+    daemon = Daemon()
+    async with dialing(path, lambda _: None) as link:
+        link.send(Applied(7))
+        link.send(Demand(backend="kept", model="m"))
+        async with serving(path, daemon):
+            connection = await asyncio.wait_for(daemon.connections.get(), 5)
+            assert await asyncio.wait_for(daemon.received.get(), 5) == Demand(backend="kept", model="m")
+            connection.listeners[0].close()

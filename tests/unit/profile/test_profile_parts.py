@@ -12,11 +12,10 @@ from jsonschema import Draft202012Validator
 from pydantic_core import PydanticCustomError
 
 from aigw_daemon.home import Home
-from aigw_daemon.profile.chains import chain, fallbacks
+from aigw_daemon.profile.chains import Step, chain, fallbacks
 from aigw_daemon.profile.errors import ProfileError
 from aigw_daemon.profile.find import find, listing, shipped
 from aigw_daemon.profile.load import load, parse
-from aigw_daemon.profile.model import Target
 from aigw_daemon.profile.scalars import MissingVariableError, Secret, expand, parse_duration, parse_size
 from aigw_daemon.profile.schema import schema
 from aigw_daemon.profile.sources import (
@@ -127,14 +126,14 @@ fallback: [big]
     ],
 )
 def test_a_chain_is_what_a_name_comes_down_to(route: str, targets: list[tuple[str, str | None]]) -> None:
-    expected = tuple(Target(backend=backend, model=model) for backend, model in targets)
+    expected = tuple(Step(backend=backend, model=model) for backend, model in targets)
     assert chain(parse(ROUTES, "p"), route) == expected
 
 
 def test_the_fallback_comes_after_the_own_targets_unless_it_is_off() -> None:
     profile = parse(ROUTES, "p")
     assert fallbacks(profile, "big") == ()
-    assert fallbacks(profile, "gpt-*") == (Target(backend="many", model="big"),)
+    assert fallbacks(profile, "gpt-*") == (Step(backend="many", model="big"),)
     assert fallbacks(profile, "alone") == ()
     assert fallbacks(profile, "lonely") == ()
 
@@ -213,4 +212,4 @@ def test_the_profile_is_read_without_fastapi() -> None:
 
 def test_the_example_of_the_documentation_is_a_profile() -> None:
     example = (REPOSITORY / "docs/profile.md").read_text().split("```yaml\n")[1].split("```")[0]
-    assert chain(parse(example, "p"), "chat") == (Target(backend="llamacpp", model="llama-3.1-8b"),)
+    assert chain(parse(example, "p"), "chat") == (Step(backend="llamacpp", model="llama-3.1-8b"),)

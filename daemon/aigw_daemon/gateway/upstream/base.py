@@ -11,6 +11,9 @@ from typing import Protocol
 
 import msgspec
 
+from aigw_daemon.network.egress import DIRECT, Egress
+from aigw_daemon.network.proxies import SOCKS
+
 Header = tuple[bytes, bytes]
 
 _DEFAULT_PORTS = {False: 80, True: 443}
@@ -18,18 +21,29 @@ _DEFAULT_PORTS = {False: 80, True: 443}
 _BREAKS_A_LINE = re.compile(r"[\x00\r\n]")
 
 
-class Address(msgspec.Struct, frozen=True):
+class Address(msgspec.Struct, frozen=True, cache_hash=True):
     """Where an upstream listens. With `tls`, its certificate must be valid for `host`."""
 
     host: str
     port: int
     tls: bool = False
+    egress: Egress = DIRECT
+    """The way to it."""
 
     @property
     def authority(self) -> str:
         """The value of the Host header: brackets around IPv6, no port where it is the scheme's own."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == _DEFAULT_PORTS[self.tls] else f"{host}:{self.port}"
+
+    @property
+    def is_forwarded(self) -> bool:
+        """Whether an HTTP proxy reads its requests, rather than a tunnel through one carrying them.
+
+        Their request line has the whole URL (RFC 9112, 3.2.2), and the proxy's credentials are a header.
+        """
+        proxy = self.egress.proxy
+        return proxy is not None and proxy.scheme != SOCKS and not self.tls
 
 
 class UpstreamError(Exception):
@@ -42,7 +56,10 @@ class UpstreamError(Exception):
 
 
 class ConnectFailed(UpstreamError):
-    """No connection came about, so nothing was sent. `reason` is refused, connect_timeout, tls or unreachable."""
+    """No connection came about, so nothing was sent.
+
+    `reason` is refused, connect_timeout, tls, unresolved, proxy or unreachable.
+    """
 
     def __init__(self, message: str, reason: str) -> None:
         super().__init__(message)

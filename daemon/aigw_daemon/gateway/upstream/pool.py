@@ -5,12 +5,16 @@ the shortest time, or makes a new one.
 """
 
 import asyncio
+import os
 import socket
 import ssl
 from time import monotonic
 
 from aigw_daemon.gateway.upstream.base import Address, ConnectFailed, Response
 from aigw_daemon.gateway.upstream.connection import Connection, StaleConnection
+from aigw_daemon.network.dialing import ProxyRefused, dial, open_tunnel
+from aigw_daemon.network.problems import BadEnvironment
+from aigw_daemon.network.trust import tls_context, trust_store
 
 
 class PooledClient:
@@ -122,49 +126,70 @@ class PooledClient:
     async def _connect(self, address: Address) -> Connection:
         try:
             async with asyncio.timeout(self._connect_timeout):
-                connection = await self._try_each_host(address)
-        except (OSError, UnicodeError) as error:
+                connection = await self._dialled(address)
+        except (OSError, UnicodeError, BadEnvironment) as error:
             raise self._connect_failed(address, error) from error
         if connection.closed:
             raise ConnectFailed(f"{address.authority} closed the connection as soon as it was made", "unreachable")
         self._open.add(connection)
         return connection
 
-    async def _try_each_host(self, address: Address) -> Connection:
-        """Dials what the name resolves to, in order; the error of the last one stands for all."""
-        loop = asyncio.get_running_loop()
-        infos = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
-        failure = OSError("the name has no address")
-        for host in dict.fromkeys(str(info[4][0]) for info in infos):
-            try:
-                return await self._dial(host, address)
-            except OSError as error:
-                failure = error
-        raise failure
-
-    async def _dial(self, host: str, address: Address) -> Connection:
-        _, connection = await asyncio.get_running_loop().create_connection(
-            lambda: Connection(address, self._keep, self._forget),
-            host,
-            address.port,
-            ssl=self._tls() if address.tls else None,
-            server_hostname=address.host if address.tls else None,
+    async def _dialled(self, address: Address) -> Connection:
+        proxy = address.egress.proxy
+        if proxy is not None and not address.is_forwarded:
+            tunnel = await open_tunnel(proxy, address.host, address.port, self._tls_of(proxy.scheme, address))
+            return await self._inside(tunnel.transport, address)
+        scheme, host, port = (
+            ("https" if address.tls else "http", address.host, address.port)
+            if proxy is None
+            else (proxy.scheme, proxy.host, proxy.port)
         )
+        return await dial(host, port, lambda: self._connection(address), self._tls_of(scheme, address))
+
+    async def _inside(self, tunnel: asyncio.Transport, address: Address) -> Connection:
+        """Our own connection in place of the protocol that made the tunnel."""
+        connection, context = self._connection(address), self._tls_of("https" if address.tls else "http", address)
+        if context is None:
+            tunnel.set_protocol(connection)
+            connection.connection_made(tunnel)
+            return connection
+        try:
+            loop = asyncio.get_running_loop()
+            secured = await loop.start_tls(tunnel, connection, context, server_hostname=address.host)
+        except BaseException:
+            tunnel.abort()
+            raise
+        if secured is None:
+            raise ConnectionAbortedError("the connection was closed during the TLS handshake")
+        connection.connection_made(secured)
         return connection
 
-    def _tls(self) -> ssl.SSLContext:
-        # Made at first use: reading the system's certificates takes milliseconds that a local gateway never needs.
-        if self._tls_context is None:
-            self._tls_context = ssl.create_default_context()
-        return self._tls_context
+    def _connection(self, address: Address) -> Connection:
+        return Connection(address, self._keep, self._forget)
+
+    def _tls_of(self, scheme: str, address: Address) -> ssl.SSLContext | None:
+        """None for a scheme without TLS."""
+        if scheme != "https":
+            return None
+        # At first use: reading certificates takes milliseconds that a local gateway never needs.
+        return self._tls_context or tls_context(address.egress.trust or trust_store(os.environ))
 
     def _connect_failed(self, address: Address, error: Exception) -> ConnectFailed:
+        proxy = address.egress.proxy
         where = f"cannot connect to {address.authority}"
+        if proxy is not None:
+            where += f" through {proxy}"
         match error:
             case TimeoutError():
                 return ConnectFailed(f"{where}: no answer within {self._connect_timeout:g} s", "connect_timeout")
+            case ProxyRefused():
+                return ConnectFailed(f"{where}: {error}", "proxy")
+            case socket.gaierror():
+                name = address.host if proxy is None else proxy.host
+                return ConnectFailed(f"{where}: the name {name} can't be resolved", "unresolved")
             case ConnectionRefusedError():
-                return ConnectFailed(f"{where}: connection refused, nothing listens there", "refused")
+                nobody = "nothing listens there" if proxy is None else "the proxy doesn't listen"
+                return ConnectFailed(f"{where}: connection refused, {nobody}", "refused")
             case ssl.SSLError():
                 return ConnectFailed(f"{where}: TLS failed: {error}", "tls")
             case _:

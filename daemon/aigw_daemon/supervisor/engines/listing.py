@@ -6,8 +6,8 @@ from aigw_daemon.link.messages import ModelView
 
 
 def entries(listing: Any) -> list[dict[str, Any]]:
-    """The models of a ``/v1/models`` answer that have a name."""
-    data = listing.get("data") if isinstance(listing, dict) else None
+    """The models of a ``/v1/models`` answer that have a name; some servers answer with the bare list."""
+    data = listing.get("data") if isinstance(listing, dict) else listing
     if not isinstance(data, list):
         return []
     return [entry for entry in data if isinstance(entry, dict) and isinstance(entry.get("id"), str) and entry["id"]]
