@@ -23,7 +23,6 @@ def up(
     from aigw_cli.paths import absolute_profile
     from aigw_cli.screen import Screen
     from aigw_cli.session import daemon
-    from aigw_cli.settle import wanted
     from aigw_cli.waiting import follow_to_ready
     from aigw_daemon.control.launch import ensure_daemon, is_running
     from aigw_daemon.control.schema import UpRequest
@@ -42,7 +41,7 @@ def up(
     brought = ensure_daemon(home)
     with daemon() as client:
         status = _started(client, screen, request, brought=brought and for_this)
-        return follow_to_ready(client, screen, wanted(status, names))
+        return follow_to_ready(client, screen, status, names)
 
 
 def _started(client: "ControlClient", screen: "Screen", request: "UpRequest", *, brought: bool) -> "Status":

@@ -119,6 +119,7 @@ class Operations:
             pid=os.getpid(),
             version=AIGW_VERSION,
             uptime_s=time.monotonic() - self._started_at,
+            stopping=self._stopping,
             warnings=[warning for warning in (unwritten, self._outdated) if warning],
         )
 
