@@ -3,8 +3,17 @@
 from collections.abc import Iterable
 
 from aigw_cli.failure import CommandError, ExitCode
-from aigw_daemon.control.client import ConnectionLost, ControlError, DaemonNotRunning, Refused
+from aigw_daemon.control.client import (
+    ConnectionLost,
+    ControlError,
+    DaemonNotRunning,
+    DaemonSuspended,
+    DaemonUnreachable,
+    Refused,
+)
 from aigw_daemon.control.launch import LaunchError
+from aigw_daemon.control.presence import Unkillable
+from aigw_daemon.control.problems import Refusal
 from aigw_daemon.control.schema import Problem
 from aigw_daemon.control.survivors import survivors
 from aigw_daemon.home import Home, HomeError
@@ -23,26 +32,48 @@ EXIT_CODES = {
 
 
 def explain(error: Exception) -> CommandError | None:
-    """What an operator is told about ``error``; None for a fault of aigw itself, which shows its traceback."""
-    if isinstance(error, CommandError):
-        return error
-    return _translated(error)
-
-
-def _translated(error: Exception) -> CommandError | None:
+    """What an operator is told about ``error``; None for a fault of aigw itself."""
     match error:
-        case Refused(problem=problem) | LaunchError(problem=problem):
+        case CommandError():
+            return error
+        case Refused(problem=problem) | LaunchError(problem=problem) | Refusal(problem=problem):
             return from_problem(problem)
-        case DaemonNotRunning():
-            return daemon_missing()
-        case ConnectionLost():
-            return CommandError(str(error), code="connection_lost", hint="'aigw logs daemon' shows what it said last")
         case ProfileError(problems=problems):
             return invalid_profile(str(problem) for problem in problems)
-        case ControlError() | HomeError():
-            return CommandError(str(error), code="failed")
+        case HomeError() | ControlError() | Unkillable():
+            return _about_the_daemon(error)
+        case OSError():
+            return _about_a_file(error)
         case _:
             return None
+
+
+def _about_the_daemon(error: Exception) -> CommandError:
+    force = "'aigw down --force' ends it and everything that it runs"
+    match error:
+        case DaemonNotRunning():
+            return daemon_missing()
+        case DaemonSuspended(pid=pid):
+            hint = f"'kill -CONT {pid}' continues it, or 'fg' in its terminal; {force}"
+            return CommandError(str(error), code="daemon_suspended", hint=hint)
+        case DaemonUnreachable():
+            hint = f"'aigw logs daemon' may say why; {force}"
+            return CommandError(str(error), code="daemon_unreachable", hint=hint)
+        case ConnectionLost():
+            return CommandError(str(error), code="connection_lost", hint="'aigw logs daemon' shows what it said last")
+        case _:
+            return CommandError(str(error), code="failed")
+
+
+def _about_a_file(error: OSError) -> CommandError:
+    """A file, a folder or a stream that can't be used, wherever that was met."""
+    why = error.strerror or str(error)
+    if error.filename is not None:
+        return CommandError(f"cannot use {error.filename}: {why}", hint="check the path and its permissions")
+    if isinstance(error, FileNotFoundError):
+        # The one call without a path that finds nothing: getcwd(2).
+        return CommandError("the working folder does not exist any more", hint="change to another folder")
+    return CommandError(f"the operating system refuses: {why}")
 
 
 def from_problem(problem: Problem) -> CommandError:

@@ -8,7 +8,8 @@ import json
 import socket
 from typing import Any
 
-from aigw_daemon.home import Home
+from aigw_daemon.home import Home, HomeError
+from aigw_daemon.place import located
 
 _PATIENCE = 0.5
 """Seconds; a daemon that takes longer gives no names."""
@@ -16,7 +17,10 @@ _PATIENCE = 0.5
 
 def ask(path: str) -> Any:
     """The JSON that the daemon answers for ``path``, or None when it doesn't, for whatever reason."""
-    connection = _UnixConnection(str(Home.from_environment().control_socket))
+    try:
+        connection = _UnixConnection(str(located(Home.from_environment()).control_socket))
+    except HomeError:
+        return None
     try:
         connection.request("GET", path)
         return json.loads(connection.getresponse().read())

@@ -1,10 +1,16 @@
-"""When is an `up`, `start` or `restart` over? The decisions, without any waiting: pure functions of a status."""
+"""When is an `up`, `start`, `restart` or `profile use` over? The decisions, without any waiting.
 
-from collections.abc import Collection
+What is waited for is remembered by what happened, not looked up by state: a backend that was ready and has stopped for
+idleness since has done what was asked, and one that somebody else stopped will never be ready.
+"""
+
+from collections.abc import Collection, Iterator
 from enum import StrEnum
 
 from aigw_daemon.control.schema import BackendStatus, Status
 from aigw_daemon.words import State
+
+_DOWN = frozenset({State.STOPPED, State.DRAINING, State.STOPPING})
 
 
 class Outcome(StrEnum):
@@ -12,7 +18,61 @@ class Outcome(StrEnum):
 
     WAITING = "waiting"
     READY = "ready"
+    """It is, or was until it stopped for idleness or made way: a request starts it again."""
     FAILED = "failed"
+    ENDED = "ended"
+    """Somebody else stopped it, or took it out of the profile."""
+
+
+class Wait:
+    """What one command waits for: the gateway and the backends in ``names``. Fed with every status that comes."""
+
+    def __init__(self, names: Collection[str], begun: Status) -> None:
+        self.names = names
+        self._profile = begun.profile
+        self._reached: set[str] = set()
+        self.last = begun
+        self.take(begun)
+
+    def take(self, status: Status) -> bool:
+        """Take news; returns whether nothing of what is waited for can still change by itself soon."""
+        self.last = status
+        self._reached |= {b.name for b in self._awaited() if outcome(b) is Outcome.READY}
+        return status.daemon.stopping or Outcome.WAITING not in {
+            gateway_outcome(status),
+            *map(self.outcome, self.names),
+        }
+
+    def outcome(self, name: str) -> Outcome:
+        """Where this backend has come to."""
+        backend = next((b for b in self.last.supervised if b.name == name), None)
+        if backend is None:
+            return Outcome.ENDED
+        found = outcome(backend)
+        began_again = found is Outcome.WAITING and backend.state != State.BACKOFF
+        return Outcome.READY if began_again and name in self._reached else found
+
+    @property
+    def failed(self) -> list[BackendStatus]:
+        """Those that failed."""
+        return [b for b in self._awaited() if self.outcome(b.name) is Outcome.FAILED]
+
+    @property
+    def ended(self) -> dict[str, str]:
+        """Those that somebody else ended, each with the sentence that says so."""
+        if self.last.daemon.stopping:
+            return dict.fromkeys(self.names, "everything was stopped meanwhile by 'aigw down' or a signal")
+        switched = self.last.profile != self._profile
+        why = f"the profile was switched to {self.last.profile} meanwhile" if switched else "it was stopped meanwhile"
+        return {name: why for name in self.names if self.outcome(name) is Outcome.ENDED}
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether everything that was waited for became ready."""
+        return gateway_outcome(self.last) is Outcome.READY and not self.failed and not self.ended
+
+    def _awaited(self) -> Iterator[BackendStatus]:
+        return (b for b in self.last.supervised if b.name in self.names)
 
 
 def wanted(status: Status, named: Collection[str]) -> list[str]:
@@ -23,7 +83,9 @@ def wanted(status: Status, named: Collection[str]) -> list[str]:
 
 
 def outcome(backend: BackendStatus) -> Outcome:
-    """Sleeping counts as ready: the backend is there and wakes up by itself."""
+    """Where a backend stands now. Sleeping counts as ready: it is there and wakes up by itself."""
+    if backend.state in _DOWN and not backend.wanted:
+        return Outcome.READY if backend.parted else Outcome.ENDED
     match backend.state:
         case State.READY | State.DEGRADED | State.SLEEPING:
             return Outcome.READY
@@ -46,17 +108,7 @@ def gateway_outcome(status: Status) -> Outcome:
             return Outcome.WAITING
 
 
-def settled(status: Status, names: Collection[str]) -> bool:
-    """Whether nothing that somebody waits for can still change by itself soon."""
-    outcomes = [gateway_outcome(status), *(outcome(b) for b in status.supervised if b.name in names)]
-    return Outcome.WAITING not in outcomes
-
-
-def failures(status: Status, names: Collection[str]) -> list[BackendStatus]:
-    """Those of the awaited backends that failed."""
-    return [b for b in status.supervised if b.name in names and outcome(b) is Outcome.FAILED]
-
-
-def succeeded(status: Status, names: Collection[str]) -> bool:
-    """Whether everything awaited is ready."""
-    return gateway_outcome(status) is Outcome.READY and not failures(status, names)
+def began_again(status: Status, names: Collection[str]) -> list[BackendStatus]:
+    """After a stop: those of ``names`` (none: all) that somebody else has started again meanwhile."""
+    stopped = [b for b in status.supervised if b.name in names] if names else status.backends
+    return [b for b in stopped if b.wanted and b.state not in {State.STOPPED, State.FAILED}]

@@ -6,10 +6,10 @@ from collections.abc import Collection, Iterator
 from rich.text import Text
 
 from aigw_cli.explain import went_away
-from aigw_cli.failure import ExitCode, Interrupted
+from aigw_cli.failure import CommandError, ExitCode, Interrupted
 from aigw_cli.render.up import change_line, progress_lines, summary
 from aigw_cli.screen import Screen
-from aigw_cli.settle import failures, settled, succeeded
+from aigw_cli.settle import Wait, wanted
 from aigw_daemon.control.client import ControlClient
 from aigw_daemon.control.schema import BackendStatus, Status
 
@@ -21,34 +21,38 @@ Names = Collection[str] | None
 """Which backends are shown; None means all."""
 
 
-def follow_to_ready(client: ControlClient, screen: Screen, names: Collection[str]) -> ExitCode:
-    """Watch until each of ``names``, and the gateway, is ready or failed; print the way there and the summary.
+def follow_to_ready(client: ControlClient, screen: Screen, begun: Status, named: Collection[str]) -> ExitCode:
+    """Watch until each backend of ``named`` (none: all that are wanted), and the gateway, is ready or can't be.
 
-    Answers FAILED when one failed. Raises Interrupted on Ctrl-C: the daemon goes on without us.
+    ``begun`` is the daemon's answer to the request. Prints the way there and the summary. Answers FAILED when one
+    failed or was ended by somebody else. Raises Interrupted on Ctrl-C: the daemon goes on without us.
     """
-    began = time.monotonic()
+    began, wait = time.monotonic(), Wait(wanted(begun, named), begun)
     try:
-        final = _followed(_until_settled(client.watch(), names), screen, names)
+        over = _followed(_until_over(client.watch(), wait), screen, wait.names) is not None
     except KeyboardInterrupt:
         raise Interrupted(
             "interrupted: it goes on in the background",
             hint="'aigw status --watch' shows how far it is; 'aigw down' stops it",
         ) from None
-    if final is None or not settled(final, names):
+    if not over or not wait.take(wait.last):
         raise went_away()
-    return _finish(final, screen, names, time.monotonic() - began)
+    if wait.last.daemon.stopping:
+        message = "everything is being stopped: 'aigw down' was run meanwhile, or aigwd was told to end"
+        raise CommandError(message, code="stopping", hint="'aigw up' starts it again once that is over")
+    return _finish(wait, screen, time.monotonic() - began)
 
 
-def _finish(final: Status, screen: Screen, names: Collection[str], seconds: float) -> ExitCode:
-    ok = succeeded(final, names)
+def _finish(wait: Wait, screen: Screen, seconds: float) -> ExitCode:
     if screen.as_json:
-        failed = [backend.name for backend in failures(final, names)]
-        screen.record({"event": "result", "ok": ok, "failed": failed, "status": final.model_dump(mode="json")})
+        failed, ended = [backend.name for backend in wait.failed], list(wait.ended)
+        result = {"ok": wait.succeeded, "failed": failed, "ended": ended, "status": wait.last.model_dump(mode="json")}
+        screen.record({"event": "result"} | result)
     else:
         if not screen.interactive:
             screen.show([Text()])
-        screen.show(summary(final, names, seconds, screen.look))
-    return ExitCode.OK if ok else ExitCode.FAILED
+        screen.show(summary(wait, seconds, screen.look))
+    return ExitCode.OK if wait.succeeded else ExitCode.FAILED
 
 
 def show_changes(statuses: Iterator[Status], screen: Screen) -> None:
@@ -62,10 +66,11 @@ def _followed(statuses: Iterator[Status], screen: Screen, names: Names) -> Statu
     return _as_view(statuses, screen, names) if screen.interactive else _as_lines(statuses, screen, names)
 
 
-def _until_settled(statuses: Iterator[Status], names: Collection[str]) -> Iterator[Status]:
+def _until_over(statuses: Iterator[Status], wait: Wait) -> Iterator[Status]:
     for status in statuses:
+        over = wait.take(status)
         yield status
-        if settled(status, names):
+        if over:
             return
 
 

@@ -5,6 +5,7 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from aigw_daemon.control import server
 from aigw_daemon.control.changes import Changes
@@ -12,6 +13,7 @@ from aigw_daemon.control.operations import Ending, Operations, Parts
 from aigw_daemon.control.problems import Refusal
 from aigw_daemon.control.routes import application
 from aigw_daemon.control.schema import UpRequest
+from aigw_daemon.findable import keep_findable, write_place
 from aigw_daemon.gatekeeper.gatekeeper import Gatekeeper
 from aigw_daemon.history.events import BackendEvent, EventLog
 from aigw_daemon.history.hub import RecordHub
@@ -134,6 +136,8 @@ class Daemon:
             ]
             # The control socket comes before the engines: the operator can look on while they are taken up again.
             async with server.serving(application(self._operations), self._home.control_socket):
+                await write_place(self._home)
+                background.append(tasks.create_task(keep_findable(self._home, self._move), name="findable"))
                 on_ready()
                 background.append(tasks.create_task(self._take_up(serve, profile), name="take-up"))
                 ending = await self._ending
@@ -144,6 +148,9 @@ class Daemon:
         if ending is Ending.AT_ONCE:
             # A launcher of its own, to which whatever still runs is a stray.
             await kill_leftovers(self._state, LocalLauncher(self._state.document.instance), Leftovers())
+        if ending in {Ending.STOPPED, Ending.AT_ONCE}:
+            with suppress(OSError):
+                self._home.place_file.unlink()
         await self._events.close()
         await self._state.close()
         return ending
@@ -177,6 +184,12 @@ class Daemon:
             log.exception("cannot go on with what an earlier daemon served")
             if serve:
                 self._end(Ending.FAILED)
+
+    async def _move(self) -> None:
+        try:
+            await self._operations.restart_daemon()
+        except Refusal as refusal:
+            log.error("%s", refusal)
 
     async def _publish(self) -> None:
         async for _ in self._changes.beats(at_least=None):

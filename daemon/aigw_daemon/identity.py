@@ -43,6 +43,15 @@ def start_ticks(pid: int) -> int | None:
     return int(fields[START_TICKS_FIELD - 3])
 
 
+def is_suspended(pid: int) -> bool:
+    """Whether the process is stopped (Ctrl-Z, SIGSTOP, a debugger) and does nothing until it is continued."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return False
+    return stat[stat.rindex(b")") + 2 :][:1] in {b"T", b"t"}
+
+
 def is_alive(identity: Identity) -> bool:
     """Whether this very process still runs, on this boot."""
     return identity.boot_id == boot_id() and identity.start_ticks == start_ticks(identity.pid)

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import NoReturn
 
+from aigw_daemon import standard_streams
 from aigw_daemon.control.schema import Problem
 from aigw_daemon.daemon_log import DaemonLog
 from aigw_daemon.home import Home, HomeError
 from aigw_daemon.lock import AlreadyLocked, acquire
+from aigw_daemon.place import read, remembered
 from aigw_daemon.state_file import StateError
 from aigw_daemon.version import AIGW_VERSION
 
@@ -45,27 +47,66 @@ class Inherited:
         return cls(lock=found["lock"], listeners=tuple(found["listeners"]))
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run until stopped; exits the interpreter."""
+    standard_streams.ensure_open()
+    code: int | str | None
+    try:
+        code = _daemon(argv)
+    except SystemExit as end:
+        code = end.code
+    if (trouble := standard_streams.flush()) is not None and not code:
+        with suppress(OSError):
+            sys.stderr.write(f"aigwd: cannot write to standard output: {trouble.strerror}\n")
+        code = EXIT_FAILED
+    sys.exit(code)
+
+
+def _daemon(argv: Sequence[str] | None) -> int:
     options = _parser().parse_args(argv)
-    home = Home.from_environment()
     # Who asks to stop everything may ask while the last daemon is on its way out.
     patience = LEAVING_SECONDS if options.stop_all else 0.0
     try:
-        home.prepare()
+        home = remembered(Home.from_environment()).prepare()
         lock = options.inherited.lock if options.inherited else acquire(home.lock, patience=patience)
+        _refuse_a_second(home)
         _log_to(home, foreground=options.foreground)
-    except (HomeError, OSError) as error:
+    except HomeError as error:
         _give_up(options.ready_fd, Problem(code="home", message=str(error)))
+    except OSError as error:
+        hint = "set AIGW_HOME to a folder of your own"
+        _give_up(options.ready_fd, Problem(code="home", message=_in_words(error), hint=hint))
     except AlreadyLocked as error:
-        hint = "'aigw status' shows it; 'aigw down' stops it"
+        hint = "'aigw status' shows it; 'aigw down' stops it, with --force if it doesn't answer"
         _give_up(options.ready_fd, Problem(code="already_running", message=str(error), hint=hint))
     for descriptor in (lock, *(options.inherited.listeners if options.inherited else ())):
         os.set_inheritable(descriptor, False)  # an exec in place made it inheritable; no engine may hold it
     # httpx brings its own command line along where it can, with click, rich and pygments: 6 MB that nobody here calls.
     # An empty module in its place is what httpx handles as "not installed".
     sys.modules.setdefault("httpx._main", ModuleType("httpx._main"))
-    sys.exit(asyncio.run(_run(home, options, lock)))
+    try:
+        return asyncio.run(_run(home, options, lock))
+    except Exception as error:
+        log.exception("aigwd ends by an internal error")
+        message = f"aigwd can't go on: {_in_words(error)}"
+        hint = f"{home.daemon_log} has the details; 'aigw up' starts it again and finds its engines"
+        _give_up(options.ready_fd, Problem(code="internal", message=message, hint=hint))
+
+
+def _refuse_a_second(home: Home) -> None:
+    """The lock's file may have been removed under a daemon that runs. Raises AlreadyLocked."""
+    other = read(home.place_file)
+    if other is not None and other.alive and other.pid != os.getpid():
+        raise AlreadyLocked(other.pid)
+
+
+def _in_words(error: BaseException) -> str:
+    """One sentence of the first cause."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if isinstance(error, OSError) and error.strerror:
+        return f"cannot use {error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error) or type(error).__name__
 
 
 async def _run(home: Home, options: argparse.Namespace, lock: int) -> int:
@@ -132,13 +173,15 @@ def _log_to(home: Home, *, foreground: bool) -> None:
     handlers: list[logging.Handler] = [DaemonLog(home.daemon_log)]
     if foreground:
         handlers.append(logging.StreamHandler(sys.stderr))
+    logging.raiseExceptions = False  # a terminal that is gone is no reason for a traceback on it
     logging.basicConfig(level=logging.INFO, handlers=handlers, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line per probe says nothing
 
 
 def _give_up(ready_fd: int | None, problem: Problem) -> NoReturn:
     _tell(ready_fd, {"error": problem.model_dump()})
-    sys.stderr.write(f"aigwd: {problem.message}\n" + (f"  {problem.hint}\n" if problem.hint else ""))
+    with suppress(OSError):
+        sys.stderr.write(f"aigwd: {problem.message}\n" + (f"  {problem.hint}\n" if problem.hint else ""))
     sys.exit(EXIT_FAILED)
 
 

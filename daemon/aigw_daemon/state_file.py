@@ -9,7 +9,6 @@ file as well: a torn state file must not make strangers of our own engines.
 import asyncio
 import contextlib
 import logging
-import os
 import threading
 import time
 import uuid
@@ -19,7 +18,8 @@ from typing import Any, Final
 
 import msgspec
 
-from aigw_daemon.home import PRIVATE_FILE, Home
+from aigw_daemon.files import write_whole
+from aigw_daemon.home import Home
 from aigw_daemon.identity import Identity
 from aigw_daemon.version import STATE_VERSION
 
@@ -208,22 +208,6 @@ def peek(path: Path) -> Document | None:
     with contextlib.suppress(OSError, *_UNREADABLE):
         return msgspec.json.decode(path.read_bytes(), type=Document)
     return None
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Replace a file so that a crash leaves the old one or the new one, never a part (rule A18). Raises OSError."""
-    fresh = path.with_name(path.name + ".new")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, PRIVATE_FILE)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 class _Header(msgspec.Struct):

@@ -91,7 +91,7 @@ async def test_a_second_daemon_is_refused_and_disturbs_nothing(living: Living) -
     assert second.returncode == 1
     assert said.decode().splitlines() == [
         f"aigwd: another aigwd (PID {living.daemon.pid}) is running",
-        "  'aigw status' shows it; 'aigw down' stops it",
+        "  'aigw status' shows it; 'aigw down' stops it, with --force if it doesn't answer",
     ]
     assert living.status().daemon.pid == living.daemon.pid
     worker = living.worker

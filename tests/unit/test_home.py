@@ -3,6 +3,7 @@
 import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,12 +48,45 @@ def test_a_home_that_is_not_there_is_made_private_as_a_whole(tmp_path: Path) -> 
         assert stat.S_IMODE(made.stat().st_mode) == 0o700
 
 
-def test_a_runtime_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
+def test_a_runtime_folder_that_is_a_link_is_never_used(tmp_path: Path) -> None:
     home = Home.from_environment({"AIGW_HOME": str(tmp_path / "home"), "XDG_RUNTIME_DIR": str(tmp_path)})
     (tmp_path / "elsewhere").mkdir()
     home.runtime.symlink_to(tmp_path / "elsewhere")
+    prepared = home.prepare()
+    assert prepared.runtime == home.other_runtimes[0]
+    assert stat.S_IMODE(prepared.runtime.stat().st_mode) == 0o700
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    prepared.runtime.rmdir()
+
+
+def test_without_any_usable_runtime_folder_the_first_one_is_told(tmp_path: Path) -> None:
+    home = Home.from_environment({"AIGW_HOME": str(tmp_path / "home"), "XDG_RUNTIME_DIR": str(tmp_path)})
+    home = replace(home, other_runtimes=())
+    home.runtime.touch()
     with pytest.raises(HomeError, match="set AIGW_HOME"):
         home.prepare()
+
+
+@pytest.mark.parametrize("spelling", ["link", "link/", "real/../real", "link/../real", "./real"])
+def test_a_home_is_the_same_home_however_its_path_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spelling: str
+) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    monkeypatch.chdir(tmp_path)
+    wanted = Home.from_environment({"AIGW_HOME": str(tmp_path / "real")})
+    assert Home.from_environment({"AIGW_HOME": spelling}) == wanted
+    assert Home.from_environment({"AIGW_HOME": str(tmp_path / spelling)}) == wanted
+
+
+def test_a_relative_home_in_a_folder_that_is_gone_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(HomeError, match="AIGW_HOME is the relative path 'here', and the working folder can't be used"):
+        Home.from_environment({"AIGW_HOME": "here"})
 
 
 def test_a_home_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:

@@ -46,7 +46,6 @@ def use(profile: Which, as_json: AsJson = False) -> ExitCode:
     from aigw_cli.paths import absolute_profile
     from aigw_cli.screen import Screen
     from aigw_cli.session import daemon
-    from aigw_cli.settle import wanted
     from aigw_cli.waiting import follow_to_ready
     from aigw_daemon.words import State
 
@@ -55,7 +54,7 @@ def use(profile: Which, as_json: AsJson = False) -> ExitCode:
         with screen.busy("switching"):
             status = client.use_profile(absolute_profile(profile) or profile)
         if status.gateway.state != State.STOPPED:
-            return follow_to_ready(client, screen, wanted(status, []))
+            return follow_to_ready(client, screen, status, [])
     if as_json:
         screen.record({"event": "result", "ok": True, "failed": [], "status": status.model_dump(mode="json")})
     else:

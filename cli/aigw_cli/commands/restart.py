@@ -9,7 +9,6 @@ def restart(backends: Backends = None, now: Now = False, as_json: AsJson = False
     from aigw_cli.render.up import stopping
     from aigw_cli.screen import Screen
     from aigw_cli.session import daemon
-    from aigw_cli.settle import wanted
     from aigw_cli.waiting import follow_to_ready
 
     names = backends or []
@@ -17,4 +16,4 @@ def restart(backends: Backends = None, now: Now = False, as_json: AsJson = False
     with daemon() as client:
         with screen.busy(stopping(now=now)):
             status = client.restart(names, now=now)
-        return follow_to_ready(client, screen, wanted(status, names))
+        return follow_to_ready(client, screen, status, names)

@@ -8,10 +8,9 @@ def start(backends: Backends = None, as_json: AsJson = False) -> ExitCode:
     """Start backends, and wait for ready."""
     from aigw_cli.screen import Screen
     from aigw_cli.session import daemon
-    from aigw_cli.settle import wanted
     from aigw_cli.waiting import follow_to_ready
 
     names = backends or []
     with daemon() as client:
         status = client.start(names)
-        return follow_to_ready(client, Screen(as_json=as_json), wanted(status, names))
+        return follow_to_ready(client, Screen(as_json=as_json), status, names)

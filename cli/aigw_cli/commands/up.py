@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from aigw_cli.screen import Screen
     from aigw_daemon.control.client import ControlClient
     from aigw_daemon.control.schema import Status, UpRequest
+    from aigw_daemon.home import Home
 
 Foreground = Annotated[bool, typer.Option("--foreground", help="Stay on this terminal; Ctrl-C stops everything.")]
 
@@ -22,26 +23,31 @@ def up(
     from aigw_cli.paths import absolute_profile
     from aigw_cli.screen import Screen
     from aigw_cli.session import daemon
-    from aigw_cli.settle import wanted
     from aigw_cli.waiting import follow_to_ready
-    from aigw_daemon.control.launch import ensure_daemon
+    from aigw_daemon.control.launch import ensure_daemon, is_running
     from aigw_daemon.control.schema import UpRequest
+    from aigw_daemon.control.survivors import served
     from aigw_daemon.home import Home
 
     names, place = backends or [], absolute_profile(profile)
+    home, request = Home.from_environment(), UpRequest(backends=names, profile=place)
     if foreground:
-        _stay(names, place)
+        _stay(home, request)
     screen = Screen(as_json=as_json)
-    brought = ensure_daemon(Home.from_environment())
+    if not is_running(home):
+        _check(home, request)
+    # What a dead daemon served goes on under the new one, whatever becomes of this request.
+    for_this = not served(home)
+    brought = ensure_daemon(home)
     with daemon() as client:
-        status = _started(client, screen, UpRequest(backends=names, profile=place), brought=brought)
-        return follow_to_ready(client, screen, wanted(status, names))
+        status = _started(client, screen, request, brought=brought and for_this)
+        return follow_to_ready(client, screen, status, names)
 
 
 def _started(client: "ControlClient", screen: "Screen", request: "UpRequest", *, brought: bool) -> "Status":
     """Ask for the start; models that are missing are fetched first, once.
 
-    A daemon that was ``brought`` along for this and is told no leaves again: what failed leaves nothing behind.
+    A daemon that was ``brought`` along for this alone and is told no leaves again: what failed leaves nothing behind.
     """
     from aigw_daemon.control.client import Refused
 
@@ -70,21 +76,29 @@ def _with_models(client: "ControlClient", screen: "Screen", request: "UpRequest"
     return client.up(request)
 
 
-def _stay(names: list[str], profile: str | None) -> None:
-    from aigw_daemon.control.launch import exec_foreground, is_listening
-    from aigw_daemon.home import Home
+def _check(home: "Home", request: "UpRequest") -> None:
+    """Refuse before a daemon is started what it would refuse."""
+    from aigw_daemon.control.choice import check_request
+    from aigw_daemon.control.survivors import active_profile
 
-    if names:
+    check_request(home, active_profile(home), request)
+
+
+def _stay(home: "Home", request: "UpRequest") -> None:
+    from aigw_daemon.control.launch import exec_foreground, is_running
+
+    if request.backends:
         raise CommandError(
             "--foreground starts all that the profile starts, not single backends",
             code="usage",
             hint="leave the names out, or leave --foreground out",
             exit_code=ExitCode.USAGE,
         )
-    if is_listening(Home.from_environment()):
+    if is_running(home):
         raise CommandError(
             "a daemon is running already, in the background",
             code="already_running",
             hint="'aigw down' stops it; without --foreground, 'aigw up' uses it",
         )
-    exec_foreground(profile)
+    _check(home, request)
+    exec_foreground(request.profile)

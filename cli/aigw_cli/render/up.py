@@ -10,7 +10,7 @@ from rich.text import Text
 from aigw_cli.render.look import Look, hanging, packed, state_text
 from aigw_cli.render.status import explanation
 from aigw_cli.render.text import clean, duration
-from aigw_cli.settle import Outcome, failures, gateway_outcome, outcome
+from aigw_cli.settle import Outcome, Wait, gateway_outcome, outcome
 from aigw_daemon.control.schema import BackendStatus, Status
 from aigw_daemon.words import SERVING, State
 
@@ -51,30 +51,43 @@ def stopping(*, now: bool) -> str:
     return "stopping" if now else "stopping; running requests may finish first (--now does not wait for them)"
 
 
-def summary(status: Status, names: Collection[str], seconds: float, look: Look) -> list[RenderableType]:
+def summary(wait: Wait, seconds: float, look: Look) -> list[RenderableType]:
     """What came of it after ``seconds`` of waiting, and what to do next."""
-    lines: list[RenderableType] = [*_results(status, names, seconds, look)]
+    status = wait.last
+    lines: list[RenderableType] = [*_results(wait, seconds, look)]
     if gateway_outcome(status) is Outcome.FAILED:
         lines += hanging(f"gateway failed: {status.gateway.why or 'see its log'}", look.width, indent="", style="red")
         return [*lines, Text(), *_next(["aigw logs gateway", "aigw logs daemon"], look)]
     serving = [b for b in status.backends if b.state in SERVING]
     if serving:
         lines += [Text(), *_invitation(status, serving, look)]
-    failed = failures(status, names)
-    return [*lines, Text(), *_next(_after_failure(failed) if failed else _after_success(serving), look)]
+    return [*lines, Text(), *_next(_commands(wait, serving), look)]
 
 
-def _results(status: Status, names: Collection[str], seconds: float, look: Look) -> list[Text]:
+def _commands(wait: Wait, serving: list[BackendStatus]) -> list[str]:
+    if wait.failed:
+        return _after_failure(wait.failed)
+    return ["aigw status", "aigw up"] if wait.ended else _after_success(serving)
+
+
+def _results(wait: Wait, seconds: float, look: Look) -> list[Text]:
     lines: list[Text] = []
-    for backend in status.supervised:
-        if backend.name not in names:
+    ended = wait.ended
+    for backend in wait.last.supervised:
+        if backend.name not in wait.names:
             continue
         line = Text(f"{clean(backend.name)}  ").append_text(state_text(backend.state, look))
         if backend.state in SERVING:
             line.append(f"  {_taken(backend, seconds)}", style="dim")
         lines.append(line)
-        if outcome(backend) is Outcome.FAILED or backend.state == State.DEGRADED:
+        if backend.name in ended:
+            continue
+        if backend.parted:
+            lines += hanging(f"{backend.why or 'stopped'}; a request starts it", look.width, indent="  ", style="dim")
+        elif outcome(backend) is Outcome.FAILED or backend.state == State.DEGRADED:
             lines += explanation(backend, look)
+    for name, why in ended.items():
+        lines += hanging(f"{name}: {why}", look.width, indent="", further="  ", style="yellow")
     return lines
 
 

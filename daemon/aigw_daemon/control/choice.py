@@ -1,10 +1,11 @@
 """Which profile and which backends an operation is about; every wrong choice is told with the right ones."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from aigw_daemon.control.problems import Refusal
-from aigw_daemon.control.schema import ProfileInfo
+from aigw_daemon.control.schema import ProfileInfo, UpRequest
 from aigw_daemon.gatekeeper.listeners import PortTaken
 from aigw_daemon.home import Home
 from aigw_daemon.models.resolve import Missing, resolve
@@ -12,21 +13,30 @@ from aigw_daemon.profile.backends import LlamacppBackend
 from aigw_daemon.profile.caching import REDIS
 from aigw_daemon.profile.errors import ProfileError
 from aigw_daemon.profile.find import find, listing
-from aigw_daemon.profile.load import load
+from aigw_daemon.profile.load import content, parse
 from aigw_daemon.profile.model import Profile
 from aigw_daemon.supervisor.ports import PortOwner
 
 STARTER = "starter"
 
 
-def load_profile(home: Home, name_or_path: str) -> Profile:
+@dataclass(frozen=True)
+class Chosen:
+    """A profile, and the file's content that it was made from."""
+
+    profile: Profile
+    content: bytes = field(repr=False)
+
+
+def load_profile(home: Home, name_or_path: str) -> Chosen:
     """Find and check a profile. Refuses with every problem in it."""
     try:
         path = find(name_or_path, home)
     except ProfileError as error:
         raise Refusal(404, "unknown_profile", str(error), hint="'aigw profile list' shows them all") from error
     try:
-        return load(path)
+        found = content(path)
+        return Chosen(parse(found, str(path)), found)
     except ProfileError as error:
         problems = [str(problem) for problem in error.problems]
         message = f"the profile {path} has {len(problems)} problem{'s' if len(problems) > 1 else ''}"
@@ -34,7 +44,14 @@ def load_profile(home: Home, name_or_path: str) -> Profile:
         raise Refusal(422, "invalid_profile", message, hint=hint, details=problems) from error
 
 
-def profile_to_use(home: Home, active: str | None, asked: str | None) -> Profile:
+def check_request(home: Home, active: str | None, request: UpRequest) -> Chosen:
+    """The profile that `up` asks for, with the backends that it names; refuses what can be refused beforehand."""
+    chosen = profile_to_use(home, active, request.profile)
+    check_names(chosen.profile, request.backends)
+    return chosen
+
+
+def profile_to_use(home: Home, active: str | None, asked: str | None) -> Chosen:
     """The profile that was asked for, else the active one, else the user's only one, else the starter."""
     return load_profile(home, asked or active or _only_own(home) or STARTER)
 

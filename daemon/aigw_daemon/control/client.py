@@ -1,7 +1,7 @@
 """The typed client of the control API: the only way from the CLI to the daemon.
 
-HTTP over the Unix socket of the home. Every failure is a `ControlError` with what to do about it; `DaemonNotRunning`
-when nobody listens, `Refused` when the daemon said no (with its `Problem`).
+HTTP over the Unix socket of the home (`wire`). Every failure is a `ControlError` with what to do about it;
+`DaemonNotRunning` when no daemon runs, `Refused` when the daemon said no (with its `Problem`).
 """
 
 import json
@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from typing import Any, Self
 from urllib.parse import quote
 
-import httpx
 from pydantic import TypeAdapter
 
+from aigw_daemon.control import wire
 from aigw_daemon.control.cache_schema import CacheAnswer, CacheClear, CacheCleared, CacheStatistics
 from aigw_daemon.control.schema import (
     HealthReport,
@@ -26,21 +26,20 @@ from aigw_daemon.control.schema import (
     UpRequest,
     Why,
 )
+from aigw_daemon.control.wire import ConnectionLost, ControlError, DaemonNotRunning, DaemonSuspended, DaemonUnreachable
 from aigw_daemon.home import Home
 
+__all__ = [
+    "ConnectionLost",
+    "ControlClient",
+    "ControlError",
+    "DaemonNotRunning",
+    "DaemonSuspended",
+    "DaemonUnreachable",
+    "Refused",
+]
+
 _profiles = TypeAdapter(list[ProfileInfo])
-
-
-class ControlError(Exception):
-    """The daemon could not be asked, or said no."""
-
-
-class DaemonNotRunning(ControlError):
-    """Nobody listens on the control socket."""
-
-
-class ConnectionLost(ControlError):
-    """The daemon went away, or did not answer in time, while we were talking."""
 
 
 class Refused(ControlError):
@@ -52,23 +51,18 @@ class Refused(ControlError):
 
 
 class ControlClient:
-    """One connection to the daemon of ``home``; close it, or use it as a context manager."""
+    """Asks the daemon of ``home``, over a connection per question. Usable as a context manager, and afterwards."""
 
     def __init__(self, home: Home, *, timeout: float = 30.0) -> None:
-        # No TLS on a Unix socket: reading the system's certificates would take longer than all the rest of a command.
-        transport = httpx.HTTPTransport(uds=str(home.control_socket), verify=False)
-        # The host is a placeholder: the request goes to the socket, whatever it says.
-        self._http = httpx.Client(transport=transport, base_url="http://localhost/v1", timeout=timeout)
+        """``timeout``: seconds in which a question that changes nothing must be answered."""
+        self._home = home
+        self._timeout = timeout
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Drop the connection."""
-        self._http.close()
+        """Nothing is held between two questions."""
 
     def status(self) -> Status:
         """Everything at a glance."""
@@ -106,7 +100,9 @@ class ControlClient:
 
     def log(self, backend: str, *, lines: int = 200, follow: bool = False) -> Iterator[str]:
         """The last lines of a backend's log (``gateway`` and ``daemon`` have logs too), then what follows."""
-        yield from self._lines("GET", f"/logs/{quote(backend, safe='')}", params={"lines": lines, "follow": follow})
+        path = f"/logs/{quote(backend, safe='')}"
+        for line in self._lines("GET", path, params={"lines": lines, "follow": "true" if follow else "false"}):
+            yield line.decode(errors="replace")
 
     def why(self, backend: str) -> Why:
         """Why a backend is where it is, and what to do about it."""
@@ -119,7 +115,9 @@ class ControlClient:
 
     def events(self, backend: str | None, *, lines: int = 200, follow: bool = False) -> Iterator[dict[str, Any]]:
         """What happened to one backend, or to all: ``{"at", "backend", "event", "text"}``, oldest first."""
-        params = {"lines": lines, "follow": follow} | ({"backend": backend} if backend is not None else {})
+        params = {"lines": lines, "follow": "true" if follow else "false"} | (
+            {"backend": backend} if backend is not None else {}
+        )
         for line in self._lines("GET", "/events", params=params):
             yield json.loads(line)
 
@@ -160,42 +158,26 @@ class ControlClient:
         return Status.model_validate(self._ask("POST", f"/backends/{verb}", asked))
 
     def _ask(self, method: str, path: str, body: Any = None) -> Any:
-        # A stop takes as long as its grace, so only connecting is bounded for changes.
-        timeout = httpx.Timeout(30.0, read=None if method == "POST" else 30.0)
-        with _translated():
-            response = self._http.request(method, path, json=body, timeout=timeout)
-            _refuse(response)
-            return response.json()
+        # A stop takes as long as its grace: changes are waited for.
+        seconds = None if method == "POST" else self._timeout
+        with _refusals():
+            return json.loads(wire.ask(self._home, method, path, body, seconds=seconds))
 
     def _lines(
         self, method: str, path: str, *, body: Any = None, params: dict[str, Any] | None = None
-    ) -> Iterator[str]:
-        timeout = httpx.Timeout(30.0, read=None)
-        with _translated(), self._http.stream(method, path, json=body, params=params, timeout=timeout) as response:
-            if response.is_error:
-                response.read()
-            _refuse(response)
-            yield from response.iter_lines()
-
-
-def _refuse(response: httpx.Response) -> None:
-    if not response.is_error:
-        return
-    try:
-        problem = Problem.model_validate(response.json()["error"])
-    except (ValueError, KeyError, TypeError):
-        problem = Problem(code="internal", message=f"the daemon answered {response.status_code} without saying why")
-    raise Refused(problem)
+    ) -> Iterator[bytes]:
+        with _refusals():
+            yield from wire.lines(self._home, method, path, body, params=params)
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
-    """Turn httpx's exceptions into ours, once, here."""
+def _refusals() -> Iterator[None]:
+    """Turn an error answer into the daemon's problem, once, here."""
     try:
         yield
-    except httpx.ConnectError as error:
-        raise DaemonNotRunning("aigwd is not running: start it with 'aigw up'") from error
-    except httpx.TimeoutException as error:
-        raise ConnectionLost("aigwd did not answer in time: see 'aigw status'") from error
-    except httpx.HTTPError as error:
-        raise ConnectionLost("aigwd went away in the middle of its answer: see 'aigw status'") from error
+    except wire.Failed as failed:
+        try:
+            problem = Problem.model_validate(json.loads(failed.body)["error"])
+        except (ValueError, KeyError, TypeError):
+            problem = Problem(code="internal", message=f"{failed} without saying why")
+        raise Refused(problem) from failed

@@ -7,7 +7,6 @@ The new daemon tells through a pipe that it is ready, or why it can't be: one JS
 import json
 import os
 import select
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aigw_daemon.control.schema import Problem
+from aigw_daemon.control.wire import ControlError, DaemonNotRunning, dial
 from aigw_daemon.home import PRIVATE_FILE, Home
 
 DAEMON = (sys.executable, "-P", "-m", "aigw_daemon.main")
@@ -51,11 +51,11 @@ def ensure_daemon(home: Home, *, command: Sequence[str] = DAEMON, timeout: float
     """Return once a daemon answers on ``home``'s control socket, starting one when there is none; whether that was so.
 
     Two callers at once are fine: one daemon gets the lock, and both find it. ``timeout`` is in seconds. Raises
-    LaunchError with the daemon's own problem, or with the end of its log when it died without a word, and HomeError
-    when the folders can't be used.
+    LaunchError with the daemon's own problem, or with the end of its log when it died without a word, HomeError when
+    the folders can't be used, and DaemonSuspended or DaemonUnreachable for a daemon that runs and can't answer.
     """
     deadline = time.monotonic() + timeout
-    while not is_listening(home):
+    while not is_running(home):
         home.prepare()
         log_start = _size(home.daemon_log)
         told = _launch(home, command, timeout)
@@ -76,7 +76,7 @@ def stop_all(*, command: Sequence[str] = DAEMON) -> str:
     """
     done = subprocess.run([*command, "--stop-all"], capture_output=True, text=True, errors="replace", check=False)
     if done.returncode:
-        lines = (done.stderr or done.stdout).strip().splitlines()[-LOG_LINES:]
+        lines = (done.stderr or done.stdout).strip().split("\n")[-LOG_LINES:]
         raise LaunchError(Problem(code="stop_failed", message="aigwd --stop-all failed", details=lines))
     return done.stdout.strip()
 
@@ -87,14 +87,21 @@ def exec_foreground(profile: str | None, *, command: Sequence[str] = DAEMON) -> 
     os.execv(argv[0], argv)  # noqa: S606  # no shell is wanted: an argv list (rule S8)
 
 
+def is_running(home: Home) -> bool:
+    """Whether a daemon accepts connections. Raises DaemonUnreachable, and DaemonSuspended where that is why not."""
+    try:
+        dial(home).close()
+    except DaemonNotRunning:
+        return False
+    return True
+
+
 def is_listening(home: Home) -> bool:
-    """Whether somebody accepts connections on the control socket."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(str(home.control_socket))
-        except OSError:
-            return False
-        return True
+    """Whether a daemon accepts connections now."""
+    try:
+        return is_running(home)
+    except ControlError:
+        return False
 
 
 def _launch(home: Home, command: Sequence[str], timeout: float) -> _Told:
@@ -115,7 +122,12 @@ def _launch(home: Home, command: Sequence[str], timeout: float) -> _Told:
 
 def _spawn(home: Home, command: Sequence[str], ready_fd: int) -> subprocess.Popen[bytes]:
     argv = [*command, "--ready-fd", str(ready_fd)]
-    log = os.open(home.daemon_log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
+    try:
+        log = os.open(home.daemon_log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
+    except OSError as error:
+        message = f"cannot write {home.daemon_log}: {error.strerror}"
+        hint = "aigwd keeps its log there: make it writable, or move it away"
+        raise LaunchError(Problem(code="spawn_failed", message=message, hint=hint)) from error
     try:
         return subprocess.Popen(
             argv,
@@ -144,7 +156,7 @@ def _environment() -> dict[str, str]:
     """Ours, with a relative AIGW_HOME made absolute: the daemon runs in another folder."""
     env = dict(os.environ)
     if env.get("AIGW_HOME"):
-        env["AIGW_HOME"] = str(Path(env["AIGW_HOME"]).expanduser().absolute())
+        env["AIGW_HOME"] = os.path.realpath(os.path.expanduser(env["AIGW_HOME"]))  # noqa: PTH111  # as Home does
     return env
 
 
@@ -204,4 +216,4 @@ def _lines_since(path: Path, start: int) -> list[str]:
             text = file.read().decode(errors="replace")
     except OSError:
         return []
-    return text.splitlines()[-LOG_LINES:]
+    return text.removesuffix("\n").split("\n")[-LOG_LINES:] if text else []

@@ -21,6 +21,8 @@ from aigw_daemon.control import choice
 from aigw_daemon.control.cache_operations import CacheOperations
 from aigw_daemon.control.cache_schema import CacheAnswer, CacheClear, CacheCleared, CacheStatistics
 from aigw_daemon.control.changes import Changes
+from aigw_daemon.control.choice import Chosen
+from aigw_daemon.control.kept import keep, kept
 from aigw_daemon.control.logs import lines_of
 from aigw_daemon.control.looking import health_report, route_answer
 from aigw_daemon.control.offers import no_longer_offered
@@ -106,17 +108,21 @@ class Operations:
         self._turn = asyncio.Lock()
         self._stopping = False
         self._take_up: TakeUp | None = None
+        self._outdated: str | None = None
+        """Why the active profile could not be read when this daemon began."""
         self._last = Snapshot(revision=0, profile="", gateway=GatewayView(), backends=(), routes=())
 
     # --- looking
 
     def _daemon_status(self) -> DaemonStatus:
         trouble = self._parts.state.trouble
+        unwritten = f"{trouble}; a new daemon would not know what has changed since" if trouble else None
         return DaemonStatus(
             pid=os.getpid(),
             version=AIGW_VERSION,
             uptime_s=time.monotonic() - self._started_at,
-            warnings=[f"{trouble}; a new daemon would not know what has changed since"] if trouble else [],
+            stopping=self._stopping,
+            warnings=[warning for warning in (unwritten, self._outdated) if warning],
         )
 
     def status(self) -> Status:
@@ -236,12 +242,11 @@ class Operations:
     async def up(self, request: UpRequest) -> Status:
         """Open the gateway and start what is asked for; answers without waiting for ready."""
         async with self._changing():
-            profile = choice.profile_to_use(self._parts.home, self._parts.state.document.profile, request.profile)
-            choice.check_names(profile, request.backends)
-            choice.check_models(profile, request.backends, self._parts.home)
-            await self._switch(profile, start=not request.backends)
+            chosen = choice.check_request(self._parts.home, self._parts.state.document.profile, request)
+            choice.check_models(chosen.profile, request.backends, self._parts.home)
+            await self._switch(chosen, start=not request.backends)
             # By the operator's word: it also ends an earlier stop, and tries again what had failed.
-            if names := request.backends or choice.started_with(profile):
+            if names := request.backends or choice.started_with(chosen.profile):
                 # One that nobody named puts nobody out of its group.
                 await self._change(partial(self._parts.supervisor.start, evict=bool(request.backends)), names)
         return self.status()
@@ -249,12 +254,12 @@ class Operations:
     async def use_profile(self, name: str) -> Status:
         """Switch; while nothing is served, the choice is kept for the next `up`."""
         async with self._changing():
-            profile = choice.load_profile(self._parts.home, name)
+            chosen = choice.load_profile(self._parts.home, name)
             if self._parts.state.document.serving:
-                choice.check_models(profile, [], self._parts.home)
-                await self._switch(profile)
+                choice.check_models(chosen.profile, [], self._parts.home)
+                await self._switch(chosen)
             else:
-                self._parts.state.update(profile=profile.file)
+                self._parts.state.update(profile=chosen.profile.file)
         return self.status()
 
     async def resume(self) -> None:
@@ -266,9 +271,22 @@ class Operations:
                 await self._parts.supervisor.sweep_strays()
                 return
             try:
-                await self._switch(choice.load_profile(self._parts.home, document.profile))
+                await self._go_on_with(document.profile)
             except Refusal as refusal:
                 log.error("cannot go on with profile %s: %s", document.profile, refusal)
+                self._outdated = f"{refusal}: what an earlier daemon started runs on without supervision"
+
+    async def _go_on_with(self, file: str) -> None:
+        """Serve the active profile; one whose file is broken by now as it was when it was applied."""
+        try:
+            await self._switch(choice.load_profile(self._parts.home, file))
+        except Refusal as refusal:
+            chosen = kept(self._parts.home, file)
+            if refusal.problem.code not in {"invalid_profile", "unknown_profile"} or chosen is None:
+                raise
+            log.warning("%s: going on with it as it was applied last", refusal)
+            await self._switch(chosen)
+            self._outdated = f"{refusal}: it goes on as it was applied last; 'aigw profile validate {file}' shows why"
 
     async def down(self) -> AsyncIterator[Status]:
         """Drain the gateway, stop every backend, end the daemon; a caller that leaves does not hold it up."""
@@ -327,8 +345,8 @@ class Operations:
         if request.insecure:
             hint = "add --backend, or leave --insecure out"
             raise Refusal(400, "invalid_request", "insecure is for pulls through an Ollama", hint=hint)
-        profile = choice.profile_to_use(self._parts.home, self._parts.state.document.profile, request.profile)
-        return pull_events(self._parts.puller, profile, request)
+        chosen = choice.profile_to_use(self._parts.home, self._parts.state.document.profile, request.profile)
+        return pull_events(self._parts.puller, chosen.profile, request)
 
     # --- what the worker routes on
 
@@ -359,9 +377,9 @@ class Operations:
         redis = self._parts.supervisor.redis()
         return [*self._parts.supervisor.reports(), *([redis] if redis is not None else [])]
 
-    async def _switch(self, profile: Profile, *, start: bool = True) -> None:
+    async def _switch(self, chosen: Chosen, *, start: bool = True) -> None:
         """Serve this profile: first the door, whose port may be taken, then the engines behind it."""
-        parts = self._parts
+        parts, profile = self._parts, chosen.profile
         if self._profile is None:
             self._take_up = TakeUp.of(parts.state.document, profile, then=parts.changes.happened)
         try:
@@ -371,8 +389,9 @@ class Operations:
             raise choice.port_taken(taken, parts.launcher.port_owner(taken.port), free) from taken
         except AddressUnusable as error:
             raise Refusal(409, "address_unusable", str(error), hint="change gateway.host in the profile") from error
-        self._profile = profile
+        self._profile, self._outdated = profile, None
         parts.state.update(profile=profile.file, serving=True)
+        await asyncio.to_thread(keep, parts.home, chosen)
         await parts.supervisor.apply(profile, start=start)
         self.publish()
 

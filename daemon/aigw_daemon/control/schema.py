@@ -25,6 +25,8 @@ class DaemonStatus(Message):
     pid: int
     version: str
     uptime_s: float
+    stopping: bool = False
+    """It stops everything, itself at last."""
     warnings: list[str] = []
     """What a later daemon would suffer from, a sentence each."""
 
@@ -81,6 +83,8 @@ class BackendStatus(Message):
     stale: bool = False
     """It runs with other arguments than the profile now asks for; a restart applies them."""
     wanted: bool = True
+    parted: bool = False
+    """It was ready and has stopped, or is about to, because it was idle or made way: a request starts it again."""
     warnings: list[str] = []
     """What will go wrong with requests for it, though it is well."""
 

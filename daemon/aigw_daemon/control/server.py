@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from aigw_daemon.home import PRIVATE_FILE
+from aigw_daemon.sockets import bound
 
 FLUSH_SECONDS = 1.0
 _UCRED = struct.Struct("3i")
@@ -45,25 +45,41 @@ class OwnerOnlyProtocol(HttpToolsProtocol):
 async def serving(app: Starlette, path: Path) -> AsyncIterator[None]:
     """Listen on ``path`` for as long as the context lasts, then let answers under way be flushed.
 
-    The caller holds the lock of the home, so a socket left behind is stale and may be replaced.
+    A socket whose file vanishes is made anew; conversations under way go on. The caller holds the lock of the home.
+    Raises HomeError and OSError.
     """
-    path.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listener.setblocking(False)
-    listener.bind(str(path))
-    path.chmod(PRIVATE_FILE)
     config = uvicorn.Config(app, lifespan="off", log_config=None, access_log=False)
     config.load()
     state = ServerState()
-    server = await asyncio.get_running_loop().create_unix_server(
-        lambda: OwnerOnlyProtocol(config=config, server_state=state, app_state={}), sock=listener
-    )
+    listeners = bound(path)
+    server = await _listen(await anext(listeners), config, state)
+    async with asyncio.TaskGroup() as tasks:
+        keeper = tasks.create_task(_keep_listening(server, listeners, config, state), name="control-socket")
+        try:
+            yield
+        finally:
+            keeper.cancel()
+            server.close()  # the keeper may not have begun
+    with contextlib.suppress(OSError):
+        path.unlink()
+    await _flush(state)
+
+
+async def _keep_listening(
+    server: asyncio.AbstractServer, listeners: AsyncIterator[socket.socket], config: uvicorn.Config, state: ServerState
+) -> None:
     try:
-        yield
+        async for listener in listeners:
+            before, server = server, await _listen(listener, config, state)
+            before.close()
     finally:
         server.close()
-        path.unlink(missing_ok=True)
-        await _flush(state)
+
+
+async def _listen(listener: socket.socket, config: uvicorn.Config, state: ServerState) -> asyncio.AbstractServer:
+    return await asyncio.get_running_loop().create_unix_server(
+        lambda: OwnerOnlyProtocol(config=config, server_state=state, app_state={}), sock=listener
+    )
 
 
 async def _flush(state: ServerState) -> None:

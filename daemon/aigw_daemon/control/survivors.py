@@ -16,6 +16,18 @@ class Survivor(NamedTuple):
     pid: int
 
 
+def served(home: Home) -> bool:
+    """Whether the last daemon had something to serve when it ended: the next one takes it up. Only looks."""
+    document = peek(home.state_file)
+    return document is not None and document.serving
+
+
+def active_profile(home: Home) -> str | None:
+    """The path of the active profile, as far as it was written down."""
+    document = peek(home.state_file)
+    return document.profile if document is not None else None
+
+
 def survivors(home: Home) -> list[Survivor]:
     """Those that still run, the gateway first. Only looks: nothing is changed, signalled or raised."""
     document = peek(home.state_file)

@@ -85,6 +85,8 @@ def spec(home: Home, listeners: Sequence[socket.socket]) -> ProcessSpec:
             "aigw_daemon.gateway.worker",
             "--link",
             str(home.link_socket),
+            "--place",
+            str(home.place_file),
             "--listen",
             ",".join(map(str, numbers)),
         ),

@@ -40,19 +40,21 @@ class Options:
     link: Path
     listeners: tuple[int, ...]
     cookie: str
+    place: Path | None = None
 
 
 def parse_options(argv: Sequence[str], cookie: str) -> Options:
     """Read the command line; exits with 2 and a sentence for a wrong one."""
     parser = argparse.ArgumentParser(prog="aigw-gateway", description="The gateway worker; aigwd starts it.")
     parser.add_argument("--link", type=Path, required=True, help="the daemon's link socket")
+    parser.add_argument("--place", type=Path, help="file in which the daemon writes where its link socket is now")
     parser.add_argument("--listen", required=True, help="descriptors of listening sockets, comma-separated")
     found = parser.parse_args(argv)
     try:
         listeners = tuple(int(fd) for fd in found.listen.split(","))
     except ValueError:
         parser.error(f"--listen takes descriptor numbers such as 3,4, not {found.listen!r}")
-    return Options(found.link, listeners, cookie)
+    return Options(found.link, listeners, cookie, found.place)
 
 
 class Worker:
@@ -62,7 +64,7 @@ class Worker:
         self._options = options
         self._sockets = [socket.socket(fileno=fd) for fd in options.listeners]
         self._upstream = PooledClient()
-        self._link = WorkerLink(options.link, self._hello, self._sockets, self._receive)
+        self._link = WorkerLink(options.link, self._hello, self._sockets, self._receive, place=options.place)
         self._gateway = Gateway(self._upstream, self._send)
         self._grace: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         self._at_once = asyncio.Event()

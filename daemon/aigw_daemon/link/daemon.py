@@ -10,10 +10,10 @@ from pathlib import Path
 
 import msgspec
 
-from aigw_daemon.home import PRIVATE_FILE
 from aigw_daemon.identity import boot_id, start_ticks
 from aigw_daemon.link.frames import LinkError, frame, frames, receive_first
 from aigw_daemon.link.messages import Down, Hello, Up, decode_up, encode
+from aigw_daemon.sockets import bound
 
 HELLO_SECONDS = 5.0
 ACCEPT_PAUSE_SECONDS = 0.5
@@ -67,23 +67,25 @@ class LinkServer:
 
     async def run(self) -> None:
         """Accept until cancelled. The caller holds the lock of the home, so a socket left behind is stale."""
-        self._path.unlink(missing_ok=True)
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-            listener.setblocking(False)
-            listener.bind(str(self._path))
-            self._path.chmod(PRIVATE_FILE)
-            listener.listen()
-            async with asyncio.TaskGroup() as tasks:
-                while True:
-                    try:
-                        sock, _ = await asyncio.get_running_loop().sock_accept(listener)
-                    except OSError as error:
-                        # No descriptors left, for one: a worker dials again, and the daemon must live on.
-                        log.warning("link: cannot accept: %s", error)
-                        await asyncio.sleep(ACCEPT_PAUSE_SECONDS)
-                        continue
-                    sock.setblocking(False)
-                    tasks.create_task(self._greet(sock), name="link-worker")
+        async with asyncio.TaskGroup() as tasks:
+            accepting: asyncio.Task[None] | None = None
+            async for listener in bound(self._path):
+                if accepting is not None:
+                    accepting.cancel()
+                accepting = tasks.create_task(self._accept_from(listener, tasks), name="link-accept")
+
+    async def _accept_from(self, listener: socket.socket, tasks: asyncio.TaskGroup) -> None:
+        with listener:
+            while True:
+                try:
+                    sock, _ = await asyncio.get_running_loop().sock_accept(listener)
+                except OSError as error:
+                    # No descriptors left, for one: a worker dials again, and the daemon must live on.
+                    log.warning("link: cannot accept: %s", error)
+                    await asyncio.sleep(ACCEPT_PAUSE_SECONDS)
+                    continue
+                sock.setblocking(False)
+                tasks.create_task(self._greet(sock), name="link-worker")
 
     async def _greet(self, sock: socket.socket) -> None:
         try:

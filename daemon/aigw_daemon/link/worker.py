@@ -1,7 +1,8 @@
 """The worker's end of the link: dials the daemon for ever, says hello with the listeners, hears snapshots.
 
 If the daemon dies, the worker goes on serving on its last snapshot and redials every 200 ms: the next daemon finds it,
-checks it and adopts it together with its sockets. What is sent meanwhile waits in a bounded queue.
+checks it and adopts it together with its sockets. What is sent meanwhile waits in a bounded queue. Where the daemon
+listens is looked up at every dial: its next one may have to listen elsewhere.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ import msgspec
 
 from aigw_daemon.link.frames import LinkError, frame, frames, send_first
 from aigw_daemon.link.messages import Applied, Down, Hello, Records, Up, decode_down, encode
+from aigw_daemon.place import read
 
 REDIAL_SECONDS = 0.2
 KEPT_WHILE_AWAY = 1_000
@@ -33,8 +35,12 @@ class WorkerLink:
         hello: Callable[[], Hello],
         listeners: Sequence[socket.socket],
         receive: Callable[[Down], None],
+        *,
+        place: Path | None = None,
     ) -> None:
+        """``path`` is the daemon's link socket, unless the file ``place`` names another one."""
         self._path = path
+        self._place = place
         self._hello = hello
         self._listeners = listeners
         self._receive = receive
@@ -68,7 +74,7 @@ class WorkerLink:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.setblocking(False)
         try:
-            await asyncio.get_running_loop().sock_connect(sock, str(self._path))
+            await asyncio.get_running_loop().sock_connect(sock, self._address())
             open_listeners = [listener.fileno() for listener in self._listeners if listener.fileno() >= 0]
             send_first(sock, encode(self._hello()), open_listeners)
             reader, writer = await asyncio.open_unix_connection(sock=sock)
@@ -90,6 +96,10 @@ class WorkerLink:
             writer.close()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
+
+    def _address(self) -> str:
+        place = read(self._place) if self._place is not None else None
+        return place.link if place is not None else str(self._path)
 
     def _flush_to(self, writer: asyncio.StreamWriter) -> None:
         self._writer = writer

@@ -21,15 +21,19 @@ def load(path: Path) -> Profile:
 
     Raises ProfileError with all that is wrong with it, a file that can't be read included.
     """
+    return parse(content(path), str(path))
+
+
+def content(path: Path) -> bytes:
+    """The bytes of a profile's file, for `parse`. Raises ProfileError for one that can't be read."""
     try:
         if path.exists() and not path.is_file():
             raise ProfileError([_unreadable(path, "is not a regular file")])
         with path.open("rb") as file:
             # One byte more than is allowed tells that there are more, however many.
-            content = file.read(MAX_BYTES + 1)
+            return file.read(MAX_BYTES + 1)
     except OSError as error:
         raise ProfileError([_unreadable(path, f"cannot be read: {error.strerror}")]) from error
-    return parse(content, str(path))
 
 
 def parse(text: str | bytes, file: str) -> Profile:

@@ -9,9 +9,9 @@ import secrets
 from pathlib import Path
 from typing import Final
 
+from aigw_daemon.files import write_whole
 from aigw_daemon.home import Home
 from aigw_daemon.link.messages import Secret
-from aigw_daemon.state_file import write_whole
 
 _BYTES: Final = 32
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from aigw_cli.settle import Outcome, failures, outcome, settled, succeeded, wanted
+from aigw_cli.settle import Outcome, Wait, began_again, outcome, wanted
 from aigw_daemon.control.schema import BackendStatus, GatewayStatus, Status
 from aigw_daemon.words import State
 from tests.support.statuses import DAEMON, GATEWAY, starter
@@ -48,9 +48,9 @@ def test_without_names_all_wanted_backends_are_waited_for() -> None:
 
 
 def test_a_ready_backend_behind_a_starting_gateway_is_not_the_end() -> None:
-    starting = GatewayStatus(url=None, state="starting")
-    assert not settled(starter("ready", gateway=starting), ["llamacpp"])
-    assert settled(starter("ready"), ["llamacpp"])
+    wait = Wait(["llamacpp"], starter("ready", gateway=GatewayStatus(url=None, state="starting")))
+    assert not wait.take(wait.last)
+    assert wait.take(starter("ready"))
 
 
 def test_a_gateway_that_routes_on_older_states_is_not_the_end() -> None:
@@ -59,7 +59,64 @@ def test_a_gateway_that_routes_on_older_states_is_not_the_end() -> None:
 
 
 def test_a_failed_gateway_fails_the_whole() -> None:
-    status = starter("ready", gateway=GatewayStatus(url=None, state="failed", why="port 4000 is taken"))
-    assert settled(status, ["llamacpp"])
-    assert not succeeded(status, ["llamacpp"])
-    assert failures(status, ["llamacpp"]) == []
+    failed = GatewayStatus(url=None, state="failed", why="port 4000 is taken")
+    wait = Wait(["llamacpp"], starter("ready", gateway=failed))
+    assert wait.take(wait.last)
+    assert (wait.succeeded, wait.failed, wait.ended) == (False, [], {})
+
+
+def of(*backends: BackendStatus, profile: str = "p", stopping: bool = False) -> Status:
+    daemon = DAEMON.model_copy(update={"stopping": stopping})
+    return Status(profile=profile, daemon=daemon, gateway=GATEWAY, backends=list(backends))
+
+
+SLOW = backend("starting", name="slow")
+DONE = backend("ready", name="slow")
+IDLE = backend("stopped", wanted=False, parted=True)
+HELD = backend("stopped", wanted=False)
+
+
+@pytest.mark.parametrize(
+    ("way", "ended"),
+    [
+        # Idle again before the slow one is ready, however much of it is seen.
+        ([of(SLOW, backend("ready")), of(SLOW, backend("draining", wanted=False, parted=True)), of(DONE, IDLE)], []),
+        ([of(DONE, IDLE)], []),
+        # Asked for again meanwhile: it was ready, and is on its way back.
+        ([of(SLOW, backend("ready")), of(SLOW, IDLE), of(DONE, backend("starting"))], []),
+        # 'aigw stop' in another shell, before and after it was ready.
+        ([of(DONE, backend("stopping", wanted=False))], ["b"]),
+        ([of(SLOW, backend("ready")), of(DONE, HELD)], ["b"]),
+        # A switch to a profile without it, or with another of its name.
+        ([of(DONE, profile="other")], ["b"]),
+        ([of(DONE, backend("draining", wanted=False), profile="other")], ["b"]),
+    ],
+)
+def test_what_happened_decides_and_not_the_state_alone(way: list[Status], ended: list[str]) -> None:
+    wait = Wait(["slow", "b"], of(SLOW, backend("starting")))
+    assert [wait.take(status) for status in way] == [False] * (len(way) - 1) + [True]
+    assert (list(wait.ended), wait.succeeded, wait.failed) == (ended, not ended, [])
+
+
+def test_a_switch_of_the_profile_is_told_by_its_name() -> None:
+    wait = Wait(["b"], of(backend("starting")))
+    assert wait.take(of(profile="other"))
+    assert wait.ended == {"b": "the profile was switched to other meanwhile"}
+
+
+def test_a_backend_that_crashed_after_it_was_ready_is_waited_for_again() -> None:
+    wait = Wait(["b"], of(backend("starting")))
+    wait.take(of(backend("ready")))
+    assert not wait.take(of(backend("backoff")))
+    assert wait.take(of(backend("failed")))
+    assert [failed.name for failed in wait.failed] == ["b"]
+
+
+def test_a_down_meanwhile_is_the_end_of_every_wait() -> None:
+    assert Wait(["b"], of(backend("starting"))).take(of(backend("starting"), stopping=True))
+
+
+def test_a_stop_that_somebody_else_undid_is_seen() -> None:
+    assert began_again(of(HELD, DONE), ["b"]) == []
+    assert began_again(of(HELD, DONE), ["b", "slow"]) == [DONE]
+    assert began_again(of(HELD, backend("failed", name="slow")), []) == []

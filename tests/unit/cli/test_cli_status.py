@@ -126,7 +126,8 @@ def test_json_is_the_contract(aigw: Aigw, daemon: FakeDaemon) -> None:
     daemon.answers("GET /v1/status", starter("ready"))
     document = json.loads(aigw("status", "--json").out)
     assert document["profile"] == "starter"
-    assert document["daemon"] == {"pid": 4711, "version": "0.1.0", "uptime_s": 93784.5, "warnings": []}
+    daemon_facts = {"pid": 4711, "version": "0.1.0", "uptime_s": 93784.5, "stopping": False, "warnings": []}
+    assert document["daemon"] == daemon_facts
     assert document["gateway"].items() >= {"url": "http://127.0.0.1:4000", "state": "ready", "pid": 4712}.items()
     named = [
         "name",

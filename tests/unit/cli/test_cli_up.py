@@ -192,6 +192,46 @@ def test_start_and_restart_wait_for_ready(aigw: Aigw, daemon: FakeDaemon, verb: 
     assert daemon.asked[0].body["backends"] == ["llamacpp"]
 
 
+def test_a_backend_that_somebody_else_stops_ends_the_waiting(aigw: Aigw, daemon: FakeDaemon) -> None:
+    daemon.answers("POST /v1/backends/start", starter("starting"))
+    daemon.streams("GET /v1/watch", [starter("stopping", wanted=False)])
+    ran = aigw("start", "llamacpp")
+    assert ran.code == 1
+    assert ran.out == (
+        "llamacpp  stopping\n\nllamacpp  stopping\nllamacpp: it was stopped meanwhile\n"
+        "\nNext     aigw status   aigw up\n"
+    )
+    result = json.loads(aigw("start", "llamacpp", "--json").out.splitlines()[-1])
+    assert (result["ok"], result["failed"], result["ended"]) == (False, [], ["llamacpp"])
+
+
+def test_a_backend_that_was_ready_and_is_idle_again_is_no_failure(aigw: Aigw, daemon: FakeDaemon) -> None:
+    idle = starter("stopped", wanted=False, parted=True, why="stopped after 5 s without a request")
+    daemon.answers("POST /v1/up", starter("starting"))
+    daemon.streams("GET /v1/watch", [idle])
+    ran = aigw("up", "llamacpp")
+    assert ran.code == 0
+    assert "llamacpp  stopped\n  stopped after 5 s without a request; a request starts it\n" in ran.out
+
+
+def test_a_down_in_another_shell_ends_the_waiting(aigw: Aigw, daemon: FakeDaemon) -> None:
+    status = starter("starting")
+    stopping = status.model_copy(update={"daemon": status.daemon.model_copy(update={"stopping": True})})
+    daemon.answers("POST /v1/up", status)
+    daemon.streams("GET /v1/watch", [status, stopping])
+    ran = aigw("up")
+    assert (ran.code, ran.err.splitlines()[0]) == (
+        1,
+        "aigw: everything is being stopped: 'aigw down' was run meanwhile, or aigwd was told to end",
+    )
+
+
+def test_a_stop_that_another_command_undid_is_told(aigw: Aigw, daemon: FakeDaemon) -> None:
+    daemon.answers("POST /v1/backends/stop", starter("starting"))
+    ran = aigw("stop", "llamacpp")
+    assert (ran.code, ran.err) == (1, "aigw: started again meanwhile by another command: llamacpp\n")
+
+
 def test_stop_says_what_is_stopped(aigw: Aigw, daemon: FakeDaemon) -> None:
     daemon.answers("POST /v1/backends/stop", starter("stopped", pid=None))
     ran = aigw("stop", "llamacpp")
@@ -205,7 +245,7 @@ def test_stop_says_what_is_stopped(aigw: Aigw, daemon: FakeDaemon) -> None:
 
 @pytest.mark.parametrize("verb", ["stop", "restart"])
 def test_now_does_not_let_requests_finish(aigw: Aigw, daemon: FakeDaemon, verb: str) -> None:
-    daemon.answers(f"POST /v1/backends/{verb}", starter("ready"))
+    daemon.answers(f"POST /v1/backends/{verb}", starter("stopped"))
     daemon.streams("GET /v1/watch", [starter("ready")])
     assert aigw(verb, "--now").code == 0
     assert daemon.asked[0].body == {"backends": [], "now": True}

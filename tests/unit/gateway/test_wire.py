@@ -149,17 +149,3 @@ def test_one_backend_that_serves_is_enough_to_be_degraded() -> None:
 def test_a_profile_without_backends_says_so() -> None:
     got, health = health_of(snapshot())
     assert (got, health["reasons"]) == (503, ["the profile 'test' has no backends"])
-
-
-@pytest.mark.parametrize(
-    ("body", "expected"),
-    [
-        (b'[{"error":{"code":400,"message":"bad key","status":"INVALID_ARGUMENT"}}]', Said("bad key")),
-        (b'[{"error":"bad key"}, {"error":"another"}]', Said("bad key")),
-        (b'[{"detail":"bad key"}]', Said("bad key")),
-        (b"[]", Said(None)),
-        (b"[1]", Said("[1]")),
-    ],
-)
-def test_an_error_in_a_list_is_read(body: bytes, expected: Said) -> None:
-    assert upstream_error(body) == expected

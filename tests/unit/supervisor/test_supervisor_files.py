@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from aigw_daemon import state_file
+from aigw_daemon.files import write_whole
 from aigw_daemon.home import Home
 from aigw_daemon.identity import Identity
-from aigw_daemon.state_file import BackendRecord, Member, StateError, StateFile, write_whole
+from aigw_daemon.state_file import BackendRecord, Member, StateError, StateFile
 from aigw_daemon.supervisor import logs
 from aigw_daemon.supervisor.keys import engine_key
 from tests.support.supervision import fresh_home

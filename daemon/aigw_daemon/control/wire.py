@@ -1,0 +1,206 @@
+"""Requests over the control socket, by the standard library alone: every command waits for this import.
+
+A daemon that is suspended accepts connections, for the kernel does that, and never answers. So whoever waits for an
+answer looks at the daemon's process meanwhile: a slow one is waited for, a suspended one is told.
+"""
+
+import http.client
+import json
+import select
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any, Final
+from urllib.parse import urlencode
+
+from aigw_daemon.control.presence import holder
+from aigw_daemon.home import Home
+from aigw_daemon.identity import is_suspended
+from aigw_daemon.place import located, read
+
+LOOK_SECONDS: Final = 1.0
+"""Between two looks at a daemon that says nothing."""
+SUSPENDED_LOOKS: Final = 2
+"""Looks in a row that must find it suspended: a debugger or a profiler stops a process for a moment."""
+REACH_SECONDS: Final = 5.0
+"""How long a running daemon may be out of reach: it ends, or makes its socket anew."""
+START_SECONDS: Final = 15.0
+"""The same for one that has never written where it is: it starts, or stops what another one left."""
+_BLOCK: Final = 65536
+_UCRED: Final = struct.Struct("3i")
+_FIRST_ERROR: Final = 400
+
+
+class ControlError(Exception):
+    """The daemon could not be asked, or said no."""
+
+
+class DaemonNotRunning(ControlError):
+    """No daemon of this home runs."""
+
+
+class ConnectionLost(ControlError):
+    """The daemon went away, or did not answer in time, while we were talking."""
+
+
+class DaemonSuspended(ControlError):
+    """The daemon's process is stopped, and answers nobody until it is continued."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(f"aigwd (PID {pid}) is suspended: it answers nothing until it is continued")
+        self.pid = pid
+
+
+class DaemonUnreachable(ControlError):
+    """A daemon runs, and nobody listens on its control socket."""
+
+    def __init__(self, pid: int, where: str) -> None:
+        super().__init__(f"aigwd (PID {pid}) is running, but can't be reached on its control socket {where}")
+        self.pid = pid
+
+
+class Failed(Exception):
+    """The daemon's answer is an error: its status and body."""
+
+    def __init__(self, status: int, body: bytes) -> None:
+        super().__init__(f"the daemon answered {status}")
+        self.status = status
+        self.body = body
+
+
+def ask(home: Home, method: str, path: str, body: Any = None, *, seconds: float | None) -> bytes:
+    """The whole answer. ``seconds`` may pass without a byte of it; None: any time.
+
+    Raises ControlError and Failed.
+    """
+    with closing(_Exchange(home, method, path, body, seconds)) as exchange:
+        return b"".join(exchange.blocks())
+
+
+def lines(
+    home: Home, method: str, path: str, body: Any = None, *, params: dict[str, Any] | None = None
+) -> Iterator[bytes]:
+    r"""The answer line by line as it comes. A line ends at ``\n`` alone. Raises ControlError and Failed."""
+    query = f"?{urlencode(params)}" if params else ""
+    with closing(_Exchange(home, method, path + query, body, None)) as exchange:
+        rest: list[bytes] = []
+        for block in exchange.blocks():
+            first, *more = block.split(b"\n")
+            rest.append(first)
+            for piece in more:
+                yield b"".join(rest)
+                rest = [piece]
+        if last := b"".join(rest):
+            yield last
+
+
+def dial(home: Home) -> "WatchedSocket":
+    """Connect to the daemon. Raises DaemonNotRunning, DaemonSuspended and DaemonUnreachable."""
+    began = time.monotonic()
+    while True:
+        where = str(located(home).control_socket)
+        sock = WatchedSocket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            sock.settimeout(LOOK_SECONDS)
+            sock.connect(where)
+        except OSError:
+            sock.close()
+        else:
+            sock.settimeout(None)
+            return sock
+        pid = holder(home)
+        if pid is None:
+            raise DaemonNotRunning("aigwd is not running: start it with 'aigw up'")
+        if is_suspended(pid):
+            raise DaemonSuspended(pid)
+        patience = START_SECONDS if read(home.place_file) is None else REACH_SECONDS
+        if time.monotonic() - began > patience:
+            raise DaemonUnreachable(pid, where)
+        time.sleep(LOOK_SECONDS / 10)
+
+
+class WatchedSocket(socket.socket):
+    """A connection to the daemon that is not waited on for ever."""
+
+    limit: float | None = None
+    """Seconds without a byte that are allowed; None: any number, as long as the daemon is not suspended."""
+
+    def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
+        """See socket. Raises DaemonSuspended and TimeoutError."""
+        self._wait()
+        return super().recv_into(buffer, nbytes, flags)
+
+    def _wait(self) -> None:
+        poll = select.poll()
+        poll.register(self, select.POLLIN)
+        began, suspended = time.monotonic(), 0
+        while not poll.poll(LOOK_SECONDS * 1000):
+            pid = self._peer()
+            suspended = suspended + 1 if is_suspended(pid) else 0
+            if suspended >= SUSPENDED_LOOKS:
+                raise DaemonSuspended(pid)
+            if self.limit is not None and time.monotonic() - began > self.limit:
+                raise TimeoutError
+
+    def _peer(self) -> int:
+        """The PID of whoever listens there, as the kernel has it: SO_PEERCRED, unix(7)."""
+        pid, _uid, _gid = _UCRED.unpack(self.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+        return int(pid)
+
+
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, home: Home, limit: float | None) -> None:
+        super().__init__("localhost")
+        self._home = home
+        self._limit = limit
+
+    def connect(self) -> None:
+        sock = dial(self._home)
+        sock.limit = self._limit
+        self.sock = sock
+
+
+class _Exchange:
+    """One request and its answer."""
+
+    def __init__(self, home: Home, method: str, path: str, body: Any, seconds: float | None) -> None:
+        self._connection = _Connection(home, seconds)
+        content = None if body is None else json.dumps(body).encode()
+        headers = {"content-type": "application/json"} if content is not None else {}
+        try:
+            self._connection.request(method, f"/v1{path}", content, headers)
+            self._answer = self._connection.getresponse()
+            self._refuse()
+        except BaseException as error:
+            self.close()
+            raise _translated(error) from error
+
+    def _refuse(self) -> None:
+        if self._answer.status >= _FIRST_ERROR:
+            raise Failed(self._answer.status, self._answer.read())
+
+    def blocks(self) -> Iterator[bytes]:
+        """The body as it comes."""
+        try:
+            while block := self._answer.read1(_BLOCK):
+                yield block
+        except (OSError, http.client.HTTPException) as error:
+            raise _translated(error) from error
+
+    def close(self) -> None:
+        """Drop the connection."""
+        if self._connection.sock is not None:
+            self._connection.sock.close()
+        self._connection.close()
+        if (answer := getattr(self, "_answer", None)) is not None:
+            answer.close()
+
+
+def _translated(error: BaseException) -> BaseException:
+    if isinstance(error, TimeoutError):
+        return ConnectionLost("aigwd did not answer in time: see 'aigw status'")
+    if isinstance(error, OSError | http.client.HTTPException):
+        return ConnectionLost("aigwd went away in the middle of its answer: see 'aigw status'")
+    return error
