@@ -29,7 +29,7 @@ def backend_status(report: BackendReport, in_flight: int, warnings: list[str]) -
         log_tail=list(report.log_tail),
         stale=report.stale,
         wanted=report.wanted,
-        warnings=warnings,
+        warnings=[*report.warnings, *warnings],
     )
 
 

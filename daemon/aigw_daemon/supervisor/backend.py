@@ -138,6 +138,8 @@ class BackendReport:
     """Of what answers, or would if it were started; see `revision`."""
     leaving: bool = False
     """It was idle or makes way for another: it drains, stops or has stopped, and a request starts it again."""
+    warnings: tuple[str, ...] = ()
+    """What is wrong about it though it serves, one sentence each."""
 
 
 @dataclass

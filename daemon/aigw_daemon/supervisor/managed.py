@@ -83,6 +83,7 @@ class ManagedBackend(ProcessBackend):
             # What runs was read when it was started: a file that was replaced since counts from the next start on.
             revision=record.revision if process is not None else self._revision,
             leaving=self._parting is not None,
+            warnings=bringup.warnings(self.plan, self._edges),
         )
 
     async def look_at_model(self) -> None:
