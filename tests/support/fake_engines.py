@@ -144,6 +144,9 @@ class FakeLauncher:
     def oom_kills(self) -> int:
         return self.oom_killed
 
+    def memory(self) -> int:
+        return 0
+
     async def strays(self) -> set[str]:
         return set()
 

@@ -154,6 +154,9 @@ class Launcher(Protocol):
     def oom_kills(self) -> int:
         """How many processes the kernel's out-of-memory killer has killed since the boot; 0 where it doesn't say."""
 
+    def memory(self) -> int:
+        """Bytes of memory that the machine has; 0 where it doesn't say."""
+
     async def strays(self) -> set[str]:
         """The names that processes with our cookie carry and that no running leader accounts for."""
 

@@ -19,7 +19,9 @@ from aigw_daemon.home import PRIVATE_FILE, PRIVATE_FOLDER
 CAP: Final = 16 * 1024 * 1024
 """Bytes after which a log is rotated: with the rotated one it takes at most twice as much."""
 TAIL_BYTES: Final = 64 * 1024
-"""How much of a log's end is looked at to find its last lines."""
+"""How much of a log's end is looked at to find its last lines, at least."""
+_LINE_BYTES: Final = 320
+"""What a line takes, generously: for many lines that much more is looked at."""
 _LONGEST_LINE: Final = 2000
 _BLOCK: Final = 1024 * 1024
 _DELETED: Final = " (deleted)"
@@ -120,7 +122,7 @@ def tail(descriptor: int, lines: int, since: int = 0) -> list[str]:
         end = os.fstat(descriptor).st_size
         # A log that is shorter than it was has been rotated since.
         start = since if since <= end else 0
-        begin = max(start, end - TAIL_BYTES)
+        begin = max(start, end - max(TAIL_BYTES, lines * _LINE_BYTES))
         content = os.pread(descriptor, end - begin, begin)
     except OSError:
         return []

@@ -175,6 +175,10 @@ class LocalLauncher:
         """See Launcher."""
         return proctable.oom_kills()
 
+    def memory(self) -> int:
+        """See Launcher."""
+        return proctable.memory_total()
+
     async def tail(self, path: Path, lines: int, since: int = 0) -> list[str]:
         """See Launcher."""
         return await asyncio.to_thread(_tail, self._logs.reader(path), lines, since)
