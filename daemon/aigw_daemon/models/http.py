@@ -139,15 +139,15 @@ def _network(url: str, part: Part, error: httpx.TransportError) -> PullError:
         return PullError(
             "network", f"cannot reach {host}: {error or 'timed out'}; check the network and the proxy settings"
         )
-    return PullError(
-        "network", f"the download from {host} was cut off after {part.size} bytes: pull again, it goes on from there"
-    )
+    again = "it resumes there" if part.resumable else "it starts from the beginning"
+    return PullError("network", f"the download from {host} was cut off after {part.size} bytes: pull again, {again}")
 
 
 def _remember(url: str, response: httpx.Response, part: Part) -> None:
     """Note what the partial file is a part of; without a strong validator it can't be continued."""
     tag = response.headers.get("etag", "")
     validator = tag if tag.startswith('"') else response.headers.get("last-modified")
+    part.resumable = validator is not None
     if validator:
         _state(part).write_text(json.dumps({"url": url, "validator": validator}))
     else:

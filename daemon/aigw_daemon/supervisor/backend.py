@@ -130,6 +130,8 @@ class BackendReport:
     """While starting: how far it is, or the last line of its log."""
     log_tail: tuple[str, ...] = ()
     """After a failure: the lines that show it."""
+    telling: str | None = None
+    """The one of them that gives it away, where one does."""
     past: Past | None = None
     """Its last failure, whatever became of it since, as far as this daemon has seen it."""
     stale: bool = False

@@ -169,6 +169,22 @@ def without_frames(lines: Sequence[str]) -> list[str]:
     return [line for line in lines if not _FRAME.fullmatch(line)] if traced else list(lines)
 
 
+_COMPLAINT: Final = re.compile(
+    r"\b(?:ERROR|CRITICAL|FATAL|panic)\b|level=(?:ERROR|FATAL)|(?:Error|Exception)(?::|$)|\d+(?:\.\d+)+ E |\berror\b"
+)
+_ACCESS: Final = re.compile(r"\bHTTP/\d(?:\.\d)?\"? \d{3}\b|\[GIN\]|log_server_r: +(?:done )?request:")
+"""A line that a server writes of each request."""
+
+
+def complaints(lines: Sequence[str]) -> list[str]:
+    """The lines in which a program says that something is wrong, as far as that can be told."""
+    return [
+        line
+        for line in without_frames(lines)
+        if _COMPLAINT.search(line) and not _HARMLESS.match(line) and not _ACCESS.search(line)
+    ]
+
+
 def _unclassified(lines: Sequence[str], exit_text: str, shown: int) -> Failure:
     told = next((match for line in lines if (match := _EXCEPTION.fullmatch(line))), None)
     if told is None:

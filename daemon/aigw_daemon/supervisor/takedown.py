@@ -16,6 +16,7 @@ from aigw_daemon.supervisor.failures import (
     Failure,
     FailureKind,
     classify,
+    complaints,
     exited,
     without_frames,
 )
@@ -27,6 +28,7 @@ LOG_LINES: Final = 200
 EXPLAINING_LINES: Final = 2000
 """How many lines a failure is looked for in: several processes may each end in a long traceback."""
 SHOWN_LINES: Final = 20
+_SILENT: Final = frozenset({FailureKind.HUNG, FailureKind.UNRESPONSIVE})
 DEAF: Final = "it did not end on SIGTERM and was killed (SIGKILL)"
 """What there is to say of one that was asked to end, and had to be killed (rule A7)."""
 
@@ -71,7 +73,9 @@ async def explained(plan: Plan, edges: Edges, end: End) -> Failure | None:
     lines = await edges.launcher.tail(path, EXPLAINING_LINES, offset)
     last = tuple(without_frames(lines)[-SHOWN_LINES:])
     if end.failure is not None:
-        return replace(end.failure, lines=end.failure.lines or last)
+        # One that fell silent wrote of its requests last, as if nothing were wrong: that explains nothing.
+        shown = tuple(complaints(lines)[-SHOWN_LINES:]) if end.failure.kind in _SILENT else last
+        return replace(end.failure, lines=end.failure.lines or shown)
     killed = end.exit is not None and end.exit.signal == signal.SIGKILL
     if killed and edges.launcher.oom_kills() > end.oom_kills:
         return Failure(FailureKind.OOM_KILLED, OOM_KILLED, last)
