@@ -1,6 +1,6 @@
 """Fetches a model and shows how far it is: a bar in a terminal, a line per tenth elsewhere, NDJSON on demand."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from rich.progress import (
     BarColumn,
@@ -28,11 +28,14 @@ def pull(client: ControlClient, screen: Screen, request: PullRequest, *, event: 
 
     Raises CommandError when it failed, Interrupted on Ctrl-C (which cancels the pull).
     """
+    # Ollama keeps what it has of every pull.
+    steps = _Steps(client.pull(request), resumable=request.backend is not None)
     try:
-        last = _shown(client.pull(request), screen, event)
+        last = _shown(steps, screen, event)
     except KeyboardInterrupt:
         through = f" --backend {clean(request.backend)}" if request.backend else ""
-        hint = f"'aigw pull {clean(request.model)}{through}' goes on where it stopped"
+        again = "resumes it" if steps.resumable else "starts it from the beginning"
+        hint = f"'aigw pull {clean(request.model)}{through}' {again}"
         raise Interrupted("interrupted: the pull is cancelled", hint=hint) from None
     if last is None or last.phase not in {"done", "failed"}:
         raise CommandError(f"the pull of {clean(request.model)} broke off", hint="'aigw logs daemon' may say why")
@@ -44,20 +47,33 @@ def pull(client: ControlClient, screen: Screen, request: PullRequest, *, event: 
         screen.show([done_line(last)])
 
 
-def _shown(events: Iterator[PullEvent], screen: Screen, mark: str | None) -> PullEvent | None:
+class _Steps:
+    """The events of a pull, and whether one that stopped after the last of them could be resumed."""
+
+    def __init__(self, events: Iterator[PullEvent], *, resumable: bool) -> None:
+        self._events = events
+        self.resumable = resumable
+
+    def __iter__(self) -> Iterator[PullEvent]:
+        for event in self._events:
+            self.resumable = event.resumable
+            yield event
+
+
+def _shown(events: Iterable[PullEvent], screen: Screen, mark: str | None) -> PullEvent | None:
     if screen.as_json:
         return _as_records(events, screen, mark)
     return _as_bar(events, screen) if screen.interactive else _as_lines(events, screen)
 
 
-def _as_records(events: Iterator[PullEvent], screen: Screen, mark: str | None) -> PullEvent | None:
+def _as_records(events: Iterable[PullEvent], screen: Screen, mark: str | None) -> PullEvent | None:
     last: PullEvent | None = None
     for last in events:
         screen.record(({"event": mark} if mark else {}) | last.model_dump(mode="json"))
     return last
 
 
-def _as_lines(events: Iterator[PullEvent], screen: Screen) -> PullEvent | None:
+def _as_lines(events: Iterable[PullEvent], screen: Screen) -> PullEvent | None:
     last: PullEvent | None = None
     said: str | None = None
     for last in events:
@@ -68,7 +84,7 @@ def _as_lines(events: Iterator[PullEvent], screen: Screen) -> PullEvent | None:
     return last
 
 
-def _as_bar(events: Iterator[PullEvent], screen: Screen) -> PullEvent | None:
+def _as_bar(events: Iterable[PullEvent], screen: Screen) -> PullEvent | None:
     last: PullEvent | None = None
     with _bar(screen) as progress:
         task = progress.add_task("", total=None)

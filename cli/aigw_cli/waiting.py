@@ -97,11 +97,26 @@ def _as_lines(statuses: Iterator[Status], screen: Screen, names: Names) -> Statu
 
 def _as_records(statuses: Iterator[Status], screen: Screen, names: Names) -> Status | None:
     seen: dict[str, str] = {}
+    told: dict[str, str] = {}
     last: Status | None = None
     for last in statuses:
         for backend in _changes(last, names, seen):
             screen.record({"event": "state", "backend": backend.name, "state": backend.state, "why": backend.why})
+        for backend in _shown_backends(last, names):
+            if backend.progress and told.get(backend.name) != backend.progress:
+                told[backend.name] = backend.progress
+                screen.record(_progress_of(backend))
     return last
+
+
+def _progress_of(backend: BackendStatus) -> dict[str, object]:
+    """How far a start is, for a program; ``since_s``: seconds since it began."""
+    return {
+        "event": "progress",
+        "backend": backend.name,
+        "progress": backend.progress,
+        "since_s": round(backend.since_s, 1),
+    }
 
 
 def _changes(status: Status, names: Names, seen: dict[str, str]) -> list[BackendStatus]:

@@ -4,7 +4,7 @@ import logging
 import os
 from pathlib import Path
 
-from aigw_daemon.home import PRIVATE_FILE
+from aigw_daemon.home import PRIVATE_FILE, PRIVATE_FOLDER
 from aigw_daemon.supervisor import logs
 
 LINES_BETWEEN_CHECKS = 500
@@ -18,15 +18,16 @@ class DaemonLog(logging.Handler):
         super().__init__()
         self._path = path
         self._cap = cap
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, PRIVATE_FILE)
+        self._descriptor = _open(path)
         self._lines = 0
 
     def emit(self, record: logging.LogRecord) -> None:
         """See logging.Handler."""
         line = self.format(record) + "\n"
         try:
+            self._follow_the_name()
             if self._lines % LINES_BETWEEN_CHECKS == 0:
-                logs.rotate(self._path, self._cap)
+                logs.rotate(self._descriptor, self._path, self._cap)
             self._lines += 1
             os.write(self._descriptor, line.encode(errors="backslashreplace"))
         except OSError:
@@ -37,3 +38,15 @@ class DaemonLog(logging.Handler):
         """See logging.Handler."""
         os.close(self._descriptor)
         super().close()
+
+    def _follow_the_name(self) -> None:
+        """Begin a new file when this one was removed or renamed. Raises OSError."""
+        if logs.misplaced(self._descriptor, self._path) is not None:
+            fresh = _open(self._path)
+            os.close(self._descriptor)
+            self._descriptor = fresh
+
+
+def _open(path: Path) -> int:
+    path.parent.mkdir(PRIVATE_FOLDER, parents=True, exist_ok=True)
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, PRIVATE_FILE)

@@ -76,6 +76,8 @@ class BackendRecord(msgspec.Struct, frozen=True):
     """Chosen once for a backend whose profile names none."""
     log_offset: int = 0
     """Where in its log this start began, in bytes."""
+    log_file: tuple[int, int] | None = None
+    """Device and inode of that log: its name may go while it is written to."""
     restarts: int = 0
     """How often it was started again after it failed."""
     revision: str = ""

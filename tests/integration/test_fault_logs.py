@@ -63,6 +63,32 @@ async def test_flood_of_a_gigabyte_is_cut_back_and_does_not_hold_the_engine_up(
     record_property("most on the disk, MiB", max(sizes) // MIB)
 
 
+@pytest.mark.parametrize("then", ["removed", "renamed", "replaced"])
+async def test_flood_is_cut_back_when_its_log_loses_its_name(home: Home, then: str) -> None:
+    settings = stub_engine.settings(home.state / "bin", home.models)
+    async with supervised(home, log_cap=CAP) as made:
+        await made.supervisor.apply(profile(f'backends: {{a: {settings}, args: [--flood, "{FLOOD // 8}"]}}}}'))
+        report = await made.reaches("a", State.READY)
+        pid, path = report.pid or 0, made.supervisor.log_path("a")
+        path.unlink() if then == "removed" else path.rename(path.with_name("a.log-20260101"))
+        if then == "replaced":
+            path.touch()
+        await eventually(lambda: made.report("a").warnings, what="the lost name in the status")
+        await eventually(lambda: written(pid) >= FLOOD // 8, seconds=60, what="the flood")
+        await eventually(
+            lambda: Path(f"/proc/{pid}/fd/1").stat().st_size <= CAP,
+            seconds=2 * TEND_SECONDS + 1,
+            what="the log within its cap",
+        )
+        assert logs.size(logs.rotated(path)) <= CAP
+        (warning,) = made.report("a").warnings
+        assert warning.startswith(f"its log {path} was {'removed' if then == 'removed' else 'renamed to '}")
+        assert "'aigw restart a' begins a new one" in warning
+        await made.supervisor.restart(["a"])
+        await made.reaches("a", State.READY)
+        await eventually(lambda: made.report("a").warnings == (), what="the warning gone")
+
+
 def written(pid: int) -> int:
     """How many bytes a process has written so far, to whatever it has open."""
     lines = Path(f"/proc/{pid}/io").read_text().splitlines()

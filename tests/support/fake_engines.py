@@ -19,6 +19,8 @@ from aigw_daemon.supervisor.backend import Backend, Edges, Plan
 from aigw_daemon.supervisor.engines.base import Counters, Engine, LoadedModel
 from aigw_daemon.supervisor.failures import Exit
 from aigw_daemon.supervisor.gpu_turns import GpuTurns
+from aigw_daemon.supervisor.launcher import LogStart
+from aigw_daemon.supervisor.logs import FileId
 from aigw_daemon.supervisor.managed import ManagedBackend
 from aigw_daemon.supervisor.ports import PortOwner
 from aigw_daemon.supervisor.probe import Listing, Reading
@@ -37,6 +39,7 @@ class FakeHandle:
     name: str
     identity: Identity
     ended: asyncio.Future[Exit]
+    log_start: LogStart | None = None
 
     async def wait(self) -> Exit:
         return await asyncio.shield(self.ended)
@@ -63,6 +66,8 @@ class FakeLauncher:
     cpu_seconds: float = 1.0
     oom_killed: int = 0
     log: list[str] = field(default_factory=list)
+    moved: str | None = None
+    """What has become of the log's name."""
     most_at_once: int = 0
 
     def running(self) -> list[FakeHandle]:
@@ -79,7 +84,9 @@ class FakeLauncher:
         self.most_at_once = max(self.most_at_once, len(self.running()))
         return handle
 
-    async def adopt(self, identity: Identity, *, log_path: Path | None = None) -> FakeHandle:
+    async def adopt(
+        self, identity: Identity, *, log_path: Path | None = None, log_file: FileId | None = None
+    ) -> FakeHandle:
         for leader in self.running():
             if leader.identity == identity:
                 return leader
@@ -119,6 +126,12 @@ class FakeLauncher:
     def log_size(self, path: Path) -> int:
         return 0
 
+    def log_reader(self, path: Path) -> int | None:
+        return None
+
+    def log_moved(self, path: Path) -> str | None:
+        return self.moved
+
     def port_owner(self, port: int) -> PortOwner | None:
         return None
 
@@ -130,6 +143,9 @@ class FakeLauncher:
 
     def oom_kills(self) -> int:
         return self.oom_killed
+
+    def memory(self) -> int:
+        return 0
 
     async def strays(self) -> set[str]:
         return set()

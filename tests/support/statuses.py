@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from aigw_daemon.control.schema import BackendStatus, DaemonStatus, GatewayStatus, Status
+from aigw_daemon.control.schema import BackendStatus, DaemonStatus, Example, GatewayStatus, Status
 
 GATEWAY = GatewayStatus(url="http://127.0.0.1:4000", state="ready", pid=4712)
 DAEMON = DaemonStatus(pid=4711, version="0.1.0", uptime_s=93784.5)
@@ -12,7 +12,8 @@ def llamacpp(state: str, **changes: Any) -> BackendStatus:
     """The starter's one backend."""
     facts: dict[str, Any] = {"pid": 4713, "address": "127.0.0.1:8080", "memory_bytes": 222298112} | changes
     if state == "ready":
-        facts = {"models": ["smollm2-135m"], "uptime_s": 0.5} | facts
+        example = Example(model="smollm2-135m", endpoint="chat/completions")
+        facts = {"models": ["smollm2-135m"], "example": example, "uptime_s": 0.5} | facts
     return BackendStatus(name="llamacpp", engine="llamacpp", state=state, **facts)
 
 

@@ -30,7 +30,7 @@ def pull(
     insecure: Insecure = False,
     as_json: AsJson = False,
 ) -> ExitCode:
-    """Fetch a model; what was cut off goes on where it stopped."""
+    """Fetch a model; resumes an interrupted download where the source allows it."""
     from aigw_cli.paths import absolute_profile, absolute_source
     from aigw_cli.pulling import pull as fetch
     from aigw_cli.screen import Screen

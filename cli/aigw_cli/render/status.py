@@ -24,6 +24,8 @@ _GIVE_WAY = ("MODELS", "ADDRESS", "PID", "GPU", "ENGINE", "RESTARTS", "IN-FLIGHT
 """Columns that move to the line below their row, in this order, until the table fits."""
 
 _MODELS_SHOWN = 3
+_MODELS_IN_PLAIN_TEXT = 20
+"""A cloud lists thousands; `status --json` has them all."""
 _LOG_LINES = 4
 _INDENT = "  "
 _TROUBLED = frozenset({State.FAILED, State.BACKOFF, State.UNREACHABLE})
@@ -132,11 +134,10 @@ def _number(value: int | None) -> str:
 
 
 def _models(models: list[str], look: Look) -> str:
-    names = [clean(model) for model in models]
-    if look.plain:
-        return ",".join(names)
-    more = len(names) - _MODELS_SHOWN
-    return ", ".join(names[:_MODELS_SHOWN]) + (f" +{more}" if more > 0 else "")
+    shown, separator, blank = (_MODELS_IN_PLAIN_TEXT, ",", ",") if look.plain else (_MODELS_SHOWN, ", ", " ")
+    more = len(models) - shown
+    # A program splits a plain line at its blanks.
+    return separator.join(clean(model) for model in models[:shown]) + (f"{blank}+{more}" if more > 0 else "")
 
 
 def _below(backend: BackendStatus, row: Row, moved: list[Column], look: Look) -> list[Text]:
@@ -185,13 +186,18 @@ def explanation(backend: BackendStatus, look: Look) -> list[Text]:
     if backend.state == State.STARTING and backend.progress:
         lines += [log_line(backend.progress)]
     if backend.state in _TROUBLED:
-        lines += [log_line(line) for line in backend.log_tail[-_LOG_LINES:]]
+        lines += [log_line(line) for line in _evidence(backend)]
     if backend.stale:
         advice = f"runs with older settings than the profile's: 'aigw restart {clean(backend.name)}' applies them"
         lines += hanging(advice, look.width, indent=_INDENT, style="yellow")
     for warning in backend.warnings:
         lines += hanging(warning, look.width, indent=_INDENT, style="yellow")
     return lines
+
+
+def _evidence(backend: BackendStatus) -> list[str]:
+    """The line that gives the failure away; where none is known to, the last ones."""
+    return [backend.telling] if backend.telling else backend.log_tail[-_LOG_LINES:]
 
 
 def log_line(line: str, *, indent: str = _INDENT) -> Text:

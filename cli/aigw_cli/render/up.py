@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from rich.console import RenderableType
 from rich.text import Text
@@ -11,10 +11,17 @@ from aigw_cli.render.look import Look, hanging, packed, state_text
 from aigw_cli.render.status import explanation
 from aigw_cli.render.text import clean, duration
 from aigw_cli.settle import Outcome, Wait, gateway_outcome, outcome
-from aigw_daemon.control.schema import BackendStatus, Status
+from aigw_daemon.control.schema import BackendStatus, Example, Status
 from aigw_daemon.words import SERVING, State
 
 _MODELS_SHOWN = 8
+_BODIES: Mapping[str, Mapping[str, object]] = {
+    "chat/completions": {"messages": [{"role": "user", "content": "Hi"}]},
+    "completions": {"prompt": "Hi"},
+    "embeddings": {"input": "Hi"},
+    "rerank": {"query": "Hi", "documents": ["Hello", "Goodbye"]},
+}
+"""What a first request says at each endpoint, the most useful first."""
 _STATE_WIDTH = max(len(state) for state in State) + 2
 
 
@@ -25,10 +32,16 @@ def progress_lines(status: Status, names: Collection[str], look: Look) -> list[T
     gateway = status.gateway
     lines = [_progress("gateway".ljust(width), state_text(gateway.state, look), "", gateway.why)]
     for backend in backends:
-        said = backend.why if outcome(backend) is Outcome.FAILED else backend.progress or backend.why
+        said = _said(backend)
         name = clean(backend.name).ljust(width)
         lines.append(_progress(name, state_text(backend.state, look), duration(backend.since_s), said))
     return lines
+
+
+def _said(backend: BackendStatus) -> str | None:
+    """Why it failed, or does so for now; else how far it is."""
+    troubled = backend.state == State.STARTING and backend.why
+    return backend.why if troubled or outcome(backend) is Outcome.FAILED else backend.progress or backend.why
 
 
 def _progress(name: str, state: Text, seconds: str, said: str | None) -> Text:
@@ -107,7 +120,15 @@ def _invitation(status: Status, serving: list[BackendStatus], look: Look) -> lis
     more = [f"and {len(models) - _MODELS_SHOWN} more: {clean(url)}/models"] if len(models) > _MODELS_SHOWN else []
     for number, line in enumerate(packed([*shown, *more], look.width - 9, indent="", separator=", ", style="")):
         lines.append(Text("Models   " if number == 0 else " " * 9, style="dim").append_text(line))
-    return [*lines, Text(), *curl_lines(url, models[0])]
+    examples = [backend.example for backend in serving if backend.example is not None]
+    if not examples:
+        return lines
+    return [*lines, Text(), *curl_lines(url, min(examples, key=_usefulness))]
+
+
+def _usefulness(example: Example) -> tuple[int, str]:
+    known = list(_BODIES)
+    return known.index(example.endpoint) if example.endpoint in known else len(known), example.model
 
 
 def api_url(status: Status) -> str:
@@ -116,11 +137,11 @@ def api_url(status: Status) -> str:
     return base if base.endswith("/v1") else f"{base}/v1"
 
 
-def curl_lines(url: str, model: str) -> list[str]:
+def curl_lines(url: str, example: Example) -> list[str]:
     """A request to paste into a shell; bare strings, so that no line break gets into them."""
-    body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hi"}]})
+    body = json.dumps({"model": example.model, **_BODIES.get(example.endpoint, {})})
     return [
-        f"curl {shlex.quote(clean(url) + '/chat/completions')} \\",
+        f"curl {shlex.quote(f'{clean(url)}/{clean(example.endpoint)}')} \\",
         "  -H 'Content-Type: application/json' \\",
         f"  -d {shlex.quote(body)}",
     ]

@@ -49,6 +49,7 @@ from aigw_daemon.control.why import explain
 from aigw_daemon.gatekeeper.gatekeeper import Gatekeeper
 from aigw_daemon.gatekeeper.listeners import AddressUnusable, PortTaken, free_beside
 from aigw_daemon.gatekeeper.worker import NAME as GATEWAY
+from aigw_daemon.gatekeeper.worker import log_of
 from aigw_daemon.history.events import EventLog
 from aigw_daemon.history.hub import RecordHub
 from aigw_daemon.home import Home
@@ -115,14 +116,15 @@ class Operations:
     # --- looking
 
     def _daemon_status(self) -> DaemonStatus:
-        trouble = self._parts.state.trouble
+        trouble, moved = self._parts.state.trouble, self._parts.launcher.log_moved(log_of(self._parts.home))
         unwritten = f"{trouble}; a new daemon would not know what has changed since" if trouble else None
+        renamed = f"the gateway's log was {moved}; 'aigw logs gateway' still shows it" if moved is not None else None
         return DaemonStatus(
             pid=os.getpid(),
             version=AIGW_VERSION,
             uptime_s=time.monotonic() - self._started_at,
             stopping=self._stopping,
-            warnings=[warning for warning in (unwritten, self._outdated) if warning],
+            warnings=[warning for warning in (unwritten, renamed, self._outdated) if warning],
         )
 
     def status(self) -> Status:
@@ -194,13 +196,13 @@ class Operations:
         if name == DAEMON:
             path = self._parts.home.daemon_log
         elif name == GATEWAY:
-            path = self._parts.home.logs / f"{GATEWAY}.log"
+            path = log_of(self._parts.home)
         else:
             try:
                 path = self._parts.supervisor.log_path(name)
             except UnknownBackend as error:
                 raise choice.unknown_backend(name, [*error.choices, GATEWAY, DAEMON]) from error
-        return lines_of(path, lines, follow=follow)
+        return lines_of(partial(self._parts.launcher.log_reader, path), lines, follow=follow)
 
     async def tail(self) -> AsyncIterator[dict[str, Any]]:
         """Requests as they begin and finish."""

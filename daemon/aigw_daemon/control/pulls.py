@@ -38,6 +38,7 @@ def event(step: PullProgress, path: Path | None = None) -> PullEvent:
         total_bytes=step.total_bytes,
         message=step.message,
         already=step.already,
+        resumable=step.resumable,
         path=str(path) if path else None,
     )
 

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 
+from aigw_daemon.control.example import example
 from aigw_daemon.control.schema import BackendStatus, LoadedModel
 from aigw_daemon.link.messages import BackendView
 from aigw_daemon.supervisor.backend import BackendReport
@@ -19,6 +20,7 @@ def backend_status(report: BackendReport, in_flight: int, warnings: list[str]) -
         gpus=list(report.gpus),
         memory_bytes=report.memory_bytes,
         models=[model.id for model in report.models if model.listed_at is None],
+        example=example(report.models),
         loaded=[LoadedModel(**asdict(model)) for model in report.loaded],
         uptime_s=report.uptime_s,
         since_s=report.since_s,
@@ -28,10 +30,11 @@ def backend_status(report: BackendReport, in_flight: int, warnings: list[str]) -
         probed=report.probed,
         progress=report.progress,
         log_tail=list(report.log_tail),
+        telling=report.telling,
         stale=report.stale,
         wanted=report.wanted,
         parted=report.leaving,
-        warnings=warnings,
+        warnings=[*report.warnings, *warnings],
     )
 
 

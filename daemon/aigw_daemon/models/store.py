@@ -129,6 +129,8 @@ class Part:
         self.target = target
         self.path = target.with_name(target.name + ".part")
         self.size = 0
+        self.resumable = False
+        """Whether what has arrived is of use to another pull; said by the source."""
         self._limit = limit
         self._disk = disk
         self._digest = hashlib.sha256()

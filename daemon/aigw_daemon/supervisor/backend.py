@@ -139,6 +139,8 @@ class BackendReport:
     """While starting: how far it is, or the last line of its log."""
     log_tail: tuple[str, ...] = ()
     """After a failure: the lines that show it."""
+    telling: str | None = None
+    """The one of them that gives it away, where one does."""
     past: Past | None = None
     """Its last failure, whatever became of it since, as far as this daemon has seen it."""
     stale: bool = False
@@ -147,6 +149,8 @@ class BackendReport:
     """Of what answers, or would if it were started; see `revision`."""
     leaving: bool = False
     """It was idle or makes way for another: it drains, stops or has stopped, and a request starts it again."""
+    warnings: tuple[str, ...] = ()
+    """What is wrong about it though it serves, one sentence each."""
 
 
 @dataclass

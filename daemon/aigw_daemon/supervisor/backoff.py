@@ -52,6 +52,12 @@ class History:
             return f"{len(self.exits)} unexpected exits in {limits.crash_window:.0f} s"
         return None
 
+    def next_try(self, limits: Limits) -> str | None:
+        """Which try the next start is, where starts have failed and it isn't a crash loop yet: ``try 2 of 3``."""
+        if 0 < self.failed_starts < limits.failed_starts:
+            return f"try {self.failed_starts + 1} of {limits.failed_starts}"
+        return None
+
     @property
     def next_delay(self) -> float:
         """Seconds before the next start, without jitter (rule A4)."""

@@ -44,7 +44,7 @@ async def take_up(plan: Plan, edges: Edges, kind: Engine, *, replace: bool) -> R
     if record.identity is None:
         return None
     try:
-        handle = await edges.launcher.adopt(record.identity, log_path=log_path(plan, edges))
+        handle = await edges.launcher.adopt(record.identity, log_path=log_path(plan, edges), log_file=record.log_file)
     except NotAdopted as error:
         log.info("%s: not adopted: %s", plan.name, error)
         return None
@@ -73,16 +73,16 @@ async def launch(plan: Plan, edges: Edges, kind: Engine, placement: Placement) -
     port = await _choose_port(plan, edges, kind, record.port)
     command = _command(plan, edges, kind, port, placement)
     env = {**command.env, **placement.env}
-    path = log_path(plan, edges)
-    offset = edges.launcher.log_size(path)
     seats = tuple(Seat(gpu.index, gpu.uuid) for gpu in placement.devices)
     started_with = revision(plan, edges)
-    handle = await edges.launcher.spawn(ProcessSpec(plan.name, command.argv, env, path))
+    handle = await edges.launcher.spawn(ProcessSpec(plan.name, command.argv, env, log_path(plan, edges)))
+    begin = handle.log_start
     edges.state.update_backend(
         plan.name,
         identity=handle.identity,
         port=port or None,
-        log_offset=offset,
+        log_offset=begin.offset if begin is not None else 0,
+        log_file=begin.file if begin is not None else None,
         descendants=(),
         gpus=seats,
         revision=started_with,
@@ -145,6 +145,21 @@ def unkillable(stopped: Stopped) -> Failure:
 def log_path(plan: Plan, edges: Edges) -> Path:
     """Where its output goes."""
     return edges.home.logs / f"{plan.name}.log"
+
+
+def warnings(plan: Plan, edges: Edges) -> tuple[str, ...]:
+    """What is wrong about a running one though it serves."""
+    path = log_path(plan, edges)
+    moved = edges.launcher.log_moved(path)
+    return () if moved is None else (lost_log(path, moved, plan.name),)
+
+
+def lost_log(path: Path, moved: str, name: str) -> str:
+    """Say that a log has lost its name. ``moved``: as the launcher tells it; ``name``: whose log it is."""
+    return (
+        f"its log {path} was {moved}, and it still writes to that file: 'aigw logs {name}' shows it, and "
+        f"'aigw restart {name}' begins a new one"
+    )
 
 
 def process_section(plan: Plan) -> ProcessSection:

@@ -13,6 +13,7 @@ from typing import Final, Protocol
 from aigw_daemon.identity import Identity
 from aigw_daemon.state_file import Member
 from aigw_daemon.supervisor.failures import Exit
+from aigw_daemon.supervisor.logs import FileId
 from aigw_daemon.supervisor.ports import PortOwner
 
 STOP_GRACE: Final = 15.0
@@ -31,6 +32,15 @@ class ProcessSpec:
     cwd: Path | None = None
     pass_fds: tuple[int, ...] = ()
     """Only the gateway worker gets any: no engine inherits a listener (rule A20)."""
+
+
+@dataclass(frozen=True)
+class LogStart:
+    """Where in which file the output of a process begins."""
+
+    file: FileId
+    offset: int
+    """In bytes."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +84,10 @@ class Handle(Protocol):
     def identity(self) -> Identity:
         """Of the leader."""
 
+    @property
+    def log_start(self) -> LogStart | None:
+        """Of its log; None of an adopted one."""
+
     async def wait(self) -> Exit:
         """How the leader ended; may be called by several, at any time, and cancelled without harm."""
 
@@ -87,8 +101,13 @@ class Launcher(Protocol):
         Raises LaunchError.
         """
 
-    async def adopt(self, identity: Identity, *, log_path: Path | None = None) -> Handle:
-        """Take up a process that an earlier daemon has started, and whose log is there. Raises NotAdopted."""
+    async def adopt(
+        self, identity: Identity, *, log_path: Path | None = None, log_file: FileId | None = None
+    ) -> Handle:
+        """Take up a process that an earlier daemon has started, and whose log is there. Raises NotAdopted.
+
+        ``log_file``: which file it was started with, where that is known; its name may have gone since.
+        """
 
     def signal(self, handle: Handle, number: signal.Signals) -> None:
         """Send a signal to the leader's process group, if it still runs."""
@@ -114,6 +133,15 @@ class Launcher(Protocol):
     def log_size(self, path: Path) -> int:
         """Bytes in a log."""
 
+    def log_reader(self, path: Path) -> int | None:
+        """A descriptor to read a log, which the caller closes; None when there is no log.
+
+        It leads to the file that the process of that log writes to, even when ``path`` leads elsewhere by now.
+        """
+
+    def log_moved(self, path: Path) -> str | None:
+        """``removed`` or ``renamed to …`` if a running process writes to a log that ``path`` no longer leads to."""
+
     def port_owner(self, port: int) -> PortOwner | None:
         """Who listens on a loopback port; None when it is free (rule A15)."""
 
@@ -125,6 +153,9 @@ class Launcher(Protocol):
 
     def oom_kills(self) -> int:
         """How many processes the kernel's out-of-memory killer has killed since the boot; 0 where it doesn't say."""
+
+    def memory(self) -> int:
+        """Bytes of memory that the machine has; 0 where it doesn't say."""
 
     async def strays(self) -> set[str]:
         """The names that processes with our cookie carry and that no running leader accounts for."""

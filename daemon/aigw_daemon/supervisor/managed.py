@@ -78,11 +78,13 @@ class ManagedBackend(ProcessBackend):
             restarts=record.restarts,
             progress=self._progress if self.state is State.STARTING else None,
             log_tail=self.failure.lines if self.failure is not None else (),
+            telling=self.failure.told if self.failure is not None else None,
             past=self._past,
             stale=process is not None and process.stale,
             # What runs was read when it was started: a file that was replaced since counts from the next start on.
             revision=record.revision if process is not None else self._revision,
             leaving=self._parting is not None,
+            warnings=bringup.warnings(self.plan, self._edges),
         )
 
     async def look_at_model(self) -> None:
@@ -315,10 +317,9 @@ class ManagedBackend(ProcessBackend):
         """Go on from where nothing of it runs. ``told``: what there is to say of an end that was asked for."""
         if failure is not None:
             self._past = Past(failure, self._edges.clock.time())
-        now, restart = self._edges.clock.monotonic(), self.plan.profile.restart
+        now = self._edges.clock.monotonic()
         ended = Ended(failure, self.wanted, self._again, now - self.ready_at if self.ready_at is not None else None)
-        limits = Limits(restart.crash_exits, restart.crash_window, restart.failed_starts, restart.retry_after)
-        verdict = judge(ended, self._history, limits, now, self._edges.random())
+        verdict = judge(ended, self._history, self._limits, now, self._edges.random())
         self.ready_at = None
         self._history, self._delay, self.failure = verdict.history, verdict.delay, verdict.failure
         reason = self._parting if verdict.event is Event.GONE else verdict.why
@@ -352,4 +353,11 @@ class ManagedBackend(ProcessBackend):
             return
         restarts = self._edges.state.backend(self.name).restarts
         self._edges.state.update_backend(self.name, restarts=restarts + 1)
-        self._transition(Event.RETRY)
+        count = self._history.next_try(self._limits)
+        last = self._past.failure.sentence if self._past is not None else "the last start failed"
+        self._transition(Event.RETRY, f"{count}: {last}" if count is not None else None)
+
+    @property
+    def _limits(self) -> Limits:
+        said = self.plan.profile.restart
+        return Limits(said.crash_exits, said.crash_window, said.failed_starts, said.retry_after)

@@ -27,11 +27,13 @@ from aigw_daemon.supervisor.launcher import (
     Handle,
     Launcher,
     LaunchError,
+    LogStart,
     NotAdopted,
     ProcessSpec,
     Stopped,
     Usage,
 )
+from aigw_daemon.supervisor.open_logs import OpenLogs
 from aigw_daemon.supervisor.ports import PortOwner
 from aigw_daemon.supervisor.proctable import BACKEND, INSTANCE
 from aigw_daemon.supervisor.watch import LocalProcess, all_ended, open_member, reap_ended
@@ -73,7 +75,7 @@ class LocalLauncher:
     def __init__(self, instance: str, *, kill_seconds: float = KILL_SECONDS, log_cap: int = logs.CAP) -> None:
         self._instance = instance
         self._kill_seconds = kill_seconds
-        self._log_cap = log_cap
+        self._logs = OpenLogs(log_cap)
         self._running: dict[int, LocalProcess] = {}
         self._zombies: dict[Member, float] = {}
         """When each zombie of unknown origin was first seen; monotonic seconds."""
@@ -87,18 +89,28 @@ class LocalLauncher:
         few milliseconds.
         """
         with self._starting:
-            pid = self._start(spec)
-            identity = Identity(
-                pid=pid,
-                start_ticks=_ticks(pid),
-                boot_id=boot_id(),
-                pgid=pid,
-                cookie=self._instance,
-                argv=spec.argv,
-            )
-            return self._watch(LocalProcess(spec.name, identity, spec.log, os.pidfd_open(pid)))
+            output = _open_log(spec)
+            try:
+                begin = LogStart(logs.file_id(output), os.fstat(output).st_size)
+                pid = self._start(spec, output)
+                identity = Identity(
+                    pid=pid,
+                    start_ticks=_ticks(pid),
+                    boot_id=boot_id(),
+                    pgid=pid,
+                    cookie=self._instance,
+                    argv=spec.argv,
+                )
+                process = self._watch(LocalProcess(spec.name, identity, os.pidfd_open(pid), begin))
+            except BaseException:
+                os.close(output)
+                raise
+            self._logs.hold(spec.log, output, lambda: process.running)
+            return process
 
-    async def adopt(self, identity: Identity, *, log_path: Path | None = None) -> LocalProcess:
+    async def adopt(
+        self, identity: Identity, *, log_path: Path | None = None, log_file: logs.FileId | None = None
+    ) -> LocalProcess:
         """See Launcher. One that we watch already is given as it is."""
         known = self._running.get(identity.pid)
         if known is not None and known.identity.start_ticks == identity.start_ticks:
@@ -114,7 +126,10 @@ class LocalLauncher:
             reap_ended(descriptor)
             os.close(descriptor)
             raise
-        return self._watch(LocalProcess(name, identity, log_path, descriptor))
+        process = self._watch(LocalProcess(name, identity, descriptor))
+        if log_path is not None and (output := logs.open_of_process(identity.pid, log_path, log_file)) is not None:
+            self._logs.hold(log_path, output, lambda: process.running)
+        return process
 
     def signal(self, handle: Handle, number: signal.Signals) -> None:
         """See Launcher."""
@@ -160,13 +175,25 @@ class LocalLauncher:
         """See Launcher."""
         return proctable.oom_kills()
 
+    def memory(self) -> int:
+        """See Launcher."""
+        return proctable.memory_total()
+
     async def tail(self, path: Path, lines: int, since: int = 0) -> list[str]:
         """See Launcher."""
-        return await asyncio.to_thread(logs.tail, path, lines, since)
+        return await asyncio.to_thread(_tail, self._logs.reader(path), lines, since)
 
     def log_size(self, path: Path) -> int:
         """See Launcher."""
-        return logs.size(path)
+        return self._logs.size(path)
+
+    def log_reader(self, path: Path) -> int | None:
+        """See Launcher."""
+        return self._logs.reader(path)
+
+    def log_moved(self, path: Path) -> str | None:
+        """See Launcher."""
+        return self._logs.moved(path)
 
     def port_owner(self, port: int) -> PortOwner | None:
         """See Launcher."""
@@ -195,7 +222,7 @@ class LocalLauncher:
         while True:
             await asyncio.sleep(TEND_SECONDS)
             rounds += 1
-            await self._keep_logs_small()
+            await self._logs.tend()
             if rounds % MEMBERS_EVERY == 0:
                 await self._look_for_members()
 
@@ -204,16 +231,15 @@ class LocalLauncher:
         for process in self._running.values():
             process.close()
         self._running.clear()
+        self._logs.close()
 
     # --- starting and recognising
 
-    def _start(self, spec: ProcessSpec) -> int:
+    def _start(self, spec: ProcessSpec, output: int) -> int:
         env = {name: value for name, value in spec.env.items() if name not in _SYSTEMD}
         # setproctitle, with which vLLM names its workers, would otherwise overwrite the environment (SPT_NOENV).
         env |= {INSTANCE: self._instance, BACKEND: spec.name, "SPT_NOENV": "1"}
-        output = None
         try:
-            output = logs.open_append(spec.log)
             process = subprocess.Popen(
                 spec.argv,
                 stdin=subprocess.DEVNULL,
@@ -226,10 +252,11 @@ class LocalLauncher:
                 env=env,
             )
         except OSError as error:
-            raise _launch_error(spec, error, opened=output is not None) from error
-        finally:
-            if output is not None:
-                os.close(output)
+            raise LaunchError(
+                f"cannot run {spec.argv[0]}: {error.strerror or error}",
+                transient=error.errno in _TRANSIENT,
+                missing=error.errno in {errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.ENOTDIR},
+            ) from error
         # It is reaped by its pidfd: Popen is to believe that it is done, and not to wait for it as well.
         process.returncode = 0
         return process.pid
@@ -296,12 +323,6 @@ class LocalLauncher:
 
     # --- tending
 
-    async def _keep_logs_small(self) -> None:
-        for process in list(self._running.values()):
-            path = process.log
-            if path is not None and logs.size(path) > self._log_cap:
-                await asyncio.to_thread(_rotate, path, self._log_cap)
-
     async def _look_for_members(self) -> None:
         leaders = [process for process in self._running.values() if process.running]
         if leaders:
@@ -344,11 +365,13 @@ async def _kill(members: Iterable[Member], leaders: Container[int]) -> None:
             os.close(descriptor)
 
 
-def _rotate(path: Path, cap: int) -> None:
+def _tail(descriptor: int | None, lines: int, since: int) -> list[str]:
+    if descriptor is None:
+        return []
     try:
-        logs.rotate(path, cap)
-    except OSError as error:
-        log.warning("cannot rotate %s: %s", path, error)
+        return logs.tail(descriptor, lines, since)
+    finally:
+        os.close(descriptor)
 
 
 def _ticks(pid: int) -> int:
@@ -358,12 +381,9 @@ def _ticks(pid: int) -> int:
     return found.start_ticks
 
 
-def _launch_error(spec: ProcessSpec, error: OSError, *, opened: bool) -> LaunchError:
-    reason = error.strerror or str(error)
-    if not opened:
-        return LaunchError(f"cannot open the log {spec.log}: {reason}", transient=error.errno in _TRANSIENT)
-    return LaunchError(
-        f"cannot run {spec.argv[0]}: {reason}",
-        transient=error.errno in _TRANSIENT,
-        missing=error.errno in {errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.ENOTDIR},
-    )
+def _open_log(spec: ProcessSpec) -> int:
+    try:
+        return logs.open_append(spec.log)
+    except OSError as error:
+        text = f"cannot open the log {spec.log}: {error.strerror or error}"
+        raise LaunchError(text, transient=error.errno in _TRANSIENT) from error

@@ -87,6 +87,17 @@ def oom_kills() -> int:
     return 0
 
 
+def memory_total() -> int:
+    """Bytes of memory that the machine has, or that our control group may take; 0 where neither says."""
+    found = []
+    with suppress(OSError, ValueError):
+        found.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    with suppress(OSError, ValueError, IndexError):
+        # The first line: MemTotal, in kB.
+        found.append(int(Path("/proc/meminfo").read_text().split(maxsplit=2)[1]) * 1024)
+    return min(found, default=0)
+
+
 def argv(pid: int) -> tuple[str, ...]:
     """Its arguments as they are now; empty when there is no such process, or it has erased them."""
     with suppress(OSError):

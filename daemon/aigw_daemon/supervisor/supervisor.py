@@ -150,6 +150,9 @@ class Supervisor:
             await self._drop([name for name, backend in self._backends.items() if not _same(backend, plans.get(name))])
             await self._discard(set(self._state.document.backends) - set(plans))
             for plan in plans.values():
+                if switched and plan.name not in self._backends:
+                    # One of the same name in another profile: what happened to that one is not this one's.
+                    self._state.update_backend(plan.name, restarts=0, stopped_by_operator=False)
                 self._take_in(plan, replacing=switched)
             self._backends = {name: self._backends[name] for name in plans}
             self._state.update(applied=profile.file)

@@ -1,20 +1,34 @@
 """Ending a backend's process with all that belongs to it, and saying why it had to end (rules A7, A8, A14)."""
 
+import asyncio
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from aigw_daemon.supervisor import bringup
 from aigw_daemon.supervisor.backend import Edges, Plan
 from aigw_daemon.supervisor.bringup import Running
 from aigw_daemon.supervisor.engines.registry import ENGINES
-from aigw_daemon.supervisor.failures import OOM_KILLED, Exit, Failure, FailureKind, classify
+from aigw_daemon.supervisor.failures import (
+    FOREIGN_PROCESSOR,
+    OOM_KILLED,
+    Exit,
+    Failure,
+    FailureKind,
+    classify,
+    complaints,
+    exited,
+    without_frames,
+)
 from aigw_daemon.supervisor.launcher import STOP_GRACE, Stopped
 from aigw_daemon.supervisor.readiness import url
 
 LOG_LINES: Final = 200
-"""How many lines a failure is looked for in."""
+"""How many lines the progress of a start is looked for in."""
+EXPLAINING_LINES: Final = 2000
+"""How many lines a failure is looked for in: several processes may each end in a long traceback."""
 SHOWN_LINES: Final = 20
+_SILENT: Final = frozenset({FailureKind.HUNG, FailureKind.UNRESPONSIVE})
 DEAF: Final = "it did not end on SIGTERM and was killed (SIGKILL)"
 """What there is to say of one that was asked to end, and had to be killed (rule A7)."""
 
@@ -56,13 +70,19 @@ async def explained(plan: Plan, edges: Edges, end: End) -> Failure | None:
     if end.failure is None and end.exit is None:
         return None
     path, offset = bringup.log_path(plan, edges), edges.state.backend(plan.name).log_offset
-    lines = await edges.launcher.tail(path, LOG_LINES, offset)
-    last = tuple(lines[-SHOWN_LINES:])
+    lines = await edges.launcher.tail(path, EXPLAINING_LINES, offset)
+    last = tuple(without_frames(lines)[-SHOWN_LINES:])
     if end.failure is not None:
-        return Failure(end.failure.kind, end.failure.sentence, end.failure.lines or last)
+        # One that fell silent wrote of its requests last, as if nothing were wrong: that explains nothing.
+        shown = tuple(complaints(lines)[-SHOWN_LINES:]) if end.failure.kind in _SILENT else last
+        return replace(end.failure, lines=end.failure.lines or shown)
     killed = end.exit is not None and end.exit.signal == signal.SIGKILL
     if killed and edges.launcher.oom_kills() > end.oom_kills:
         return Failure(FailureKind.OOM_KILLED, OOM_KILLED, last)
-    # What was said on the way to ready says nothing about an end long after it.
-    signs = () if end.was_ready else ENGINES[plan.kind].signs
-    return classify(signs, lines, str(end.exit), shown=SHOWN_LINES)
+    if end.was_ready:
+        # What was said on the way to ready says nothing about an end long after it.
+        return exited(lines, str(end.exit), shown=SHOWN_LINES)
+    if end.exit is not None and end.exit.signal == signal.SIGILL:
+        return Failure(FailureKind.MISSING_BINARY, FOREIGN_PROCESSOR, last)
+    memory, signs = edges.launcher.memory(), ENGINES[plan.kind].signs
+    return await asyncio.to_thread(classify, signs, lines, str(end.exit), shown=SHOWN_LINES, memory=memory)

@@ -51,7 +51,8 @@ def judge(ended: Ended, history: History, limits: Limits, now: float, random: fl
     delay = limits.retry_after if loop is not None else backoff.with_jitter(history.next_delay, random)
     # Of a long wait only the rhythm is said: the sentence stays on the screen, and a time to go would soon be wrong.
     next_try = f"tried again every {_duration(delay)}" if loop is not None else f"trying again in {_duration(delay)}"
-    why = f"{failure.sentence}; {next_try}"
+    count = history.next_try(limits) if loop is None else None
+    why = f"{failure.sentence}; {next_try}{f' ({count})' if count is not None else ''}"
     return Verdict(_failed(hopeless=loop is not None), history, failure, why, delay)
 
 

@@ -6,13 +6,13 @@ import select
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Final
 
 from aigw_daemon.identity import Identity
 from aigw_daemon.state_file import Member
 from aigw_daemon.supervisor import proctable
 from aigw_daemon.supervisor.failures import Exit
+from aigw_daemon.supervisor.launcher import LogStart
 
 _STEP_SECONDS: Final = 0.005
 
@@ -20,10 +20,10 @@ _STEP_SECONDS: Final = 0.005
 class LocalProcess:
     """A leader on this machine, watched through its pidfd; the launcher makes these."""
 
-    def __init__(self, name: str, identity: Identity, log_path: Path | None, descriptor: int) -> None:
+    def __init__(self, name: str, identity: Identity, descriptor: int, log_start: LogStart | None = None) -> None:
         loop = asyncio.get_running_loop()
         self.name = name
-        self.log = log_path
+        self.log_start = log_start
         self.members: tuple[Member, ...] = ()
         self._identity = identity
         self._descriptor: int | None = descriptor

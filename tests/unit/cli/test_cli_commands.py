@@ -3,18 +3,26 @@
 import json
 import re
 import subprocess
+from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from aigw_cli.failure import Interrupted
+from aigw_cli.pulling import pull
 from aigw_cli.render.health import health_lines
 from aigw_cli.render.look import Look
 from aigw_cli.render.tail import record_lines
+from aigw_cli.screen import Screen
+from aigw_daemon.control.client import ControlClient
 from aigw_daemon.control.schema import (
     HealthReport,
     Problem,
     ProfileInfo,
     PullEvent,
+    PullRequest,
 )
 from aigw_daemon.home import Home
 from tests.support.fake_daemon import Asked, ControlC, FakeDaemon
@@ -139,8 +147,22 @@ class TestPull:
         assert (body["model"], body["backend"], body["insecure"]) == ("./m", "ollama", True)
 
     def test_an_interrupted_pull_through_an_ollama_says_how_to_go_on(self, aigw: Aigw, daemon: FakeDaemon) -> None:
-        daemon.streams("POST /v1/pull", [PullEvent(phase="resolving", model="m"), ControlC()])
-        assert "'aigw pull m --backend ollama' goes on where it stopped" in aigw("pull", "m", "--backend", "ollama").err
+        daemon.streams("POST /v1/pull", [PullEvent(phase="downloading", model="m", resumable=True), ControlC()])
+        assert "'aigw pull m --backend ollama' resumes it" in aigw("pull", "m", "--backend", "ollama").err
+
+    @pytest.mark.parametrize(
+        ("resumable", "hint"),
+        [(True, "'aigw pull m' resumes it"), (False, "'aigw pull m' starts it from the beginning")],
+    )
+    def test_an_interrupted_pull_says_whether_it_can_be_resumed(self, resumable: bool, hint: str) -> None:
+        class Client:
+            def pull(self, _request: PullRequest) -> Iterator[PullEvent]:
+                yield PullEvent(phase="downloading", model="m", resumable=resumable)
+                raise KeyboardInterrupt
+
+        with pytest.raises(Interrupted) as interrupted:
+            pull(cast(ControlClient, Client()), Screen(out=StringIO()), PullRequest(model="m"))
+        assert interrupted.value.hint == hint
 
     def test_a_model_that_is_there_is_said_so(self, aigw: Aigw, daemon: FakeDaemon) -> None:
         daemon.streams("POST /v1/pull", [PullEvent(phase="done", model="m", already=True)])
@@ -159,10 +181,10 @@ class TestPull:
         assert (ran.code, ran.err) == (1, "aigw: the pull of m broke off\n  'aigw logs daemon' may say why\n")
 
     def test_ctrl_c_cancels_it(self, aigw: Aigw, daemon: FakeDaemon) -> None:
-        daemon.streams("POST /v1/pull", [PullEvent(phase="resolving", model="m"), ControlC()])
+        daemon.streams("POST /v1/pull", [PullEvent(phase="downloading", model="m"), ControlC()])
         ran = aigw("pull", "m")
         assert ran.code == 130
-        assert ran.err == "aigw: interrupted: the pull is cancelled\n  'aigw pull m' goes on where it stopped\n"
+        assert ran.err == "aigw: interrupted: the pull is cancelled\n  'aigw pull m' starts it from the beginning\n"
 
     @pytest.mark.parametrize(
         ("typed", "told"),

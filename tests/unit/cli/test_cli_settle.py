@@ -55,7 +55,9 @@ def test_a_ready_backend_behind_a_starting_gateway_is_not_the_end() -> None:
 
 def test_a_gateway_that_routes_on_older_states_is_not_the_end() -> None:
     behind = GatewayStatus(url="http://127.0.0.1:4000", state="ready", current=False)
-    assert not settled(starter("ready", gateway=behind), ["llamacpp"])
+    wait = Wait(["llamacpp"], starter("ready", gateway=behind))
+    assert not wait.take(wait.last)
+    assert wait.take(starter("ready"))
 
 
 def test_a_failed_gateway_fails_the_whole() -> None:

@@ -84,6 +84,26 @@ def test_plain_text_has_every_column_and_cuts_nothing(aigw: Aigw, daemon: FakeDa
     assert (ran.code, ran.err) == (0, "")
 
 
+def test_plain_text_names_some_of_thousands_of_models(aigw: Aigw, daemon: FakeDaemon) -> None:
+    daemon.answers("GET /v1/status", starter("ready", models=[f"model-{number}" for number in range(5000)]))
+    line = aigw("status").out.splitlines()[-1]
+    names = next(field for field in line.split() if field.startswith("model-")).split(",")
+    assert names == [*(f"model-{number}" for number in range(20)), "+4980"]
+    daemon.answers("GET /v1/status", starter("ready", models=[f"model-{number}" for number in range(5000)]))
+    assert len(json.loads(aigw("status", "--json").out)["backends"][0]["models"]) == 5000
+
+
+@pytest.mark.parametrize("look", [Look(width=40, plain=False), Look(width=160, plain=False), Look(10**6, plain=True)])
+def test_failed_backend_shows_the_line_that_gives_it_away(look: Look) -> None:
+    lines = ["E: the cause", *(f"E: and so on {number}" for number in range(10))]
+    status = starter("failed", why="it ran out of memory", log_tail=lines, telling="E: the cause")
+    shown = [line.plain for line in status_lines(status, look, "0.1.0") if line.plain.startswith("  | ")]
+    assert shown == ["  | E: the cause"]
+    unknown = starter("failed", why="it exited", log_tail=lines)
+    shown = [line.plain for line in status_lines(unknown, look, "0.1.0") if line.plain.startswith("  | ")]
+    assert shown == [f"  | {line}" for line in lines[-4:]]
+
+
 @pytest.mark.parametrize(("width", "screen"), [(80, AT_80), (60, AT_60)])
 def test_what_does_not_fit_moves_below_its_row(width: int, screen: str) -> None:
     assert drawn(workstation(), width) == screen

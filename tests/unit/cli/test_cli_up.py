@@ -4,8 +4,10 @@ import json
 
 import pytest
 
+from aigw_cli.render.look import Look
+from aigw_cli.render.up import progress_lines
 from aigw_daemon.control import launch
-from aigw_daemon.control.schema import GatewayStatus, Problem, PullEvent, Status
+from aigw_daemon.control.schema import Example, GatewayStatus, Problem, PullEvent, Status
 from tests.support.fake_daemon import Asked, ControlC, FakeDaemon, LastWords
 from tests.support.statuses import starter
 from tests.unit.cli.conftest import Aigw
@@ -106,6 +108,72 @@ def test_up_fetches_missing_models_first(aigw: Aigw, daemon: FakeDaemon) -> None
     pulled = daemon.asked[1].body
     assert pulled is not None
     assert (pulled["model"], pulled["profile"], pulled["backend"]) == ("smollm2-135m", "starter", None)
+
+
+def test_up_as_json_tells_how_far_a_start_is(aigw: Aigw, daemon: FakeDaemon) -> None:
+    daemon.answers("POST /v1/up", starter("starting"))
+    ways = [("loading the weights: 0 %", 3), ("loading the weights: 50 %", 8.25), ("loading the weights: 50 %", 9)]
+    steps = [starter("starting", progress=said, since_s=seconds) for said, seconds in ways]
+    daemon.streams("GET /v1/watch", [*steps, starter("ready", since_s=600)])
+    lines = [json.loads(line) for line in aigw("up", "--json").out.splitlines()]
+    assert [line["event"] for line in lines] == ["state", "progress", "progress", "state", "result"]
+    assert lines[2] == {
+        "event": "progress",
+        "backend": "llamacpp",
+        "progress": "loading the weights: 50 %",
+        "since_s": 8.2,
+    }
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "body"),
+    [
+        ("chat/completions", {"messages": [{"role": "user", "content": "Hi"}]}),
+        ("completions", {"prompt": "Hi"}),
+        ("embeddings", {"input": "Hi"}),
+        ("rerank", {"query": "Hi", "documents": ["Hello", "Goodbye"]}),
+    ],
+)
+def test_example_asks_a_model_for_what_it_does(
+    aigw: Aigw, daemon: FakeDaemon, endpoint: str, body: dict[str, object]
+) -> None:
+    daemon.answers("POST /v1/up", starter("starting"))
+    ready = starter("ready", since_s=600, example=Example(model="m", endpoint=endpoint))
+    daemon.streams("GET /v1/watch", [ready])
+    out = aigw("up").out
+    assert f"curl http://127.0.0.1:4000/v1/{endpoint} \\\n" in out
+    assert f"  -d '{json.dumps({'model': 'm', **body})}'" in out
+
+
+def test_example_prefers_a_model_that_chats(aigw: Aigw, daemon: FakeDaemon) -> None:
+    embeds, chats = (
+        starter("ready", since_s=600, example=Example(model=model, endpoint=endpoint), models=[model]).backends[0]
+        for model, endpoint in (("a-embed", "embeddings"), ("z-chat", "chat/completions"))
+    )
+    both = starter("ready").model_copy(update={"backends": [embeds, chats]})
+    daemon.answers("POST /v1/up", both)
+    daemon.streams("GET /v1/watch", [both])
+    out = aigw("up").out
+    assert '"model": "z-chat"' in out
+    assert "a-embed, z-chat" in out
+
+
+def test_there_is_no_example_where_no_model_has_an_endpoint(aigw: Aigw, daemon: FakeDaemon) -> None:
+    ready = starter("ready", since_s=600, models=["whisper-1"], example=None)
+    daemon.answers("POST /v1/up", ready)
+    daemon.streams("GET /v1/watch", [ready])
+    out = aigw("up").out
+    assert "whisper-1" in out
+    assert "curl" not in out
+
+
+def test_up_says_which_try_a_start_is(aigw: Aigw, daemon: FakeDaemon) -> None:
+    again = starter("starting", why="try 2 of 3: it ran out of memory", progress="loading")
+    daemon.answers("POST /v1/up", starter("starting"))
+    daemon.streams("GET /v1/watch", [again, starter("ready", since_s=600)])
+    assert "llamacpp  starting: try 2 of 3: it ran out of memory\n" in aigw("up").out
+    (_, line) = progress_lines(again, ["llamacpp"], Look(width=100, plain=True))
+    assert "try 2 of 3: it ran out of memory" in line.plain
 
 
 def test_up_as_json_is_events_and_a_result(aigw: Aigw, daemon: FakeDaemon) -> None:

@@ -31,6 +31,7 @@ class Process:
     """A process that is there."""
 
     identity = Identity(pid=4712, start_ticks=1, boot_id="b", pgid=4712, cookie="c")
+    log_start = None
 
     async def wait(self) -> Exit:
         return Exit(code=0)

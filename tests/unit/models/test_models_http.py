@@ -106,10 +106,21 @@ async def test_wrong_bytes_are_removed_and_told_with_both_checksums(
     assert left(home) == []
 
 
+@pytest.mark.parametrize("etag", ['"one"', 'W/"weak"'])
+async def test_a_download_says_whether_it_could_be_resumed(puller: Puller, server: ModelServer, etag: str) -> None:
+    server.etag, resumable = etag, etag == '"one"'
+    async with aclosing(puller.pull(wanted(server))) as steps:
+        told = {step.resumable async for step in steps if step.phase == "downloading"}
+    assert told == {resumable}
+    server.content, server.cut_after = b"n" * len(CONTENT), 2 * 1024 * 1024
+    error = await failure(puller, PullRequest("other", server.url(), hashlib.sha256(server.content).hexdigest()))
+    assert ("it resumes there" if resumable else "it starts from the beginning") in str(error)
+
+
 async def test_a_download_that_is_cut_off_goes_on_from_there(puller: Puller, home: Home, server: ModelServer) -> None:
     server.cut_after = 2 * 1024 * 1024
     error = await failure(puller, wanted(server))
-    assert (error.reason, "pull again, it goes on from there" in str(error)) == ("network", True)
+    assert (error.reason, "pull again, it resumes there" in str(error)) == ("network", True)
     assert not (home.models / "small/model.gguf").exists()
     server.cut_after = None
     await pulled(puller, wanted(server))

@@ -10,7 +10,7 @@ import pytest
 from aigw_daemon.home import Home
 from aigw_daemon.words import State
 from tests.support import stub_engine
-from tests.support.supervision import bearing, fresh_home, profile, supervised
+from tests.support.supervision import bearing, fresh_home, kill, profile, supervised
 from tests.support.wait import eventually
 
 
@@ -47,6 +47,30 @@ async def test_switch_stops_starts_replaces_and_spares(home: Home, backend: str)
         assert made.report("same").max_concurrency == 7
         assert made.pid("changed") != changed
         assert made.processes() == {made.pid("same"), made.pid("changed"), made.pid("new")}
+
+
+async def test_backend_of_the_same_name_in_another_profile_begins_without_the_others_past(
+    home: Home, backend: str
+) -> None:
+    first = profile(f"backends: {{a: {backend}}}, b: {backend}}}, c: {backend}}}}}", "one.yaml")
+    second = profile(
+        f"backends: {{a: {backend}, context: 64}}, b: {backend}, context: 64, start: on_demand}}, c: {backend}}}}}",
+        "two.yaml",
+    )
+    async with supervised(home) as made:
+        await made.supervisor.apply(first)
+        await made.supervisor.settled()
+        for name in ("a", "c"):
+            kill(made.pid(name))
+            await eventually(lambda name=name: made.report(name).restarts == 1)  # type: ignore[misc]  # its default
+            await made.reaches(name, State.READY)
+        await made.supervisor.stop(["b"])
+        await made.supervisor.apply(second)
+        await made.supervisor.settled()
+        assert (made.report("a").restarts, made.report("a").past) == (0, None)
+        assert not made.state.backend("b").stopped_by_operator
+        # The very same one goes on, and so does its count.
+        assert made.report("c").restarts == 1
 
 
 async def test_next_daemon_adopts_what_runs_and_can_stop_it(home: Home, backend: str) -> None:

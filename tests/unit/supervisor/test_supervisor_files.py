@@ -5,6 +5,7 @@ import errno
 import json
 import logging
 import os
+import shutil
 import stat
 import threading
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from aigw_daemon import state_file
+from aigw_daemon.daemon_log import DaemonLog
 from aigw_daemon.files import write_whole
 from aigw_daemon.home import Home
 from aigw_daemon.identity import Identity
@@ -148,9 +150,9 @@ def test_rotation_keeps_the_end_and_the_writers_descriptor(tmp_path: Path) -> No
     path = tmp_path / "a.log"
     writer = logs.open_append(path)
     os.write(writer, b"first\n" * 100)
-    assert not logs.rotate(path, 600)
+    assert not logs.rotate(writer, path, 600)
     os.write(writer, b"last\n")
-    assert logs.rotate(path, 600)
+    assert logs.rotate(writer, path, 600)
     assert logs.rotated(path).read_bytes() == (b"first\n" * 100 + b"last\n")[-600:]
     os.write(writer, b"after\n")
     os.close(writer)
@@ -160,34 +162,79 @@ def test_rotation_keeps_the_end_and_the_writers_descriptor(tmp_path: Path) -> No
 
 def test_rotation_on_a_full_disk_still_makes_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.log"
-    path.write_bytes(b"x" * 100)
+    writer = logs.open_append(path)
+    os.write(writer, b"x" * 100)
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "no space")
 
     monkeypatch.setattr(logs, "_copy_end", full)
-    assert logs.rotate(path, 10)
+    assert logs.rotate(writer, path, 10)
+    os.close(writer)
     assert path.read_bytes() == b""
+
+
+@pytest.mark.parametrize("then", ["removed", "renamed", "replaced", "folder removed"])
+def test_log_is_cut_whatever_becomes_of_its_name(tmp_path: Path, then: str) -> None:
+    path, elsewhere = tmp_path / "logs" / "a.log", tmp_path / "logs" / "a.log.1"
+    writer = logs.open_append(path)
+    os.write(writer, b"x" * 1000)
+    assert logs.misplaced(writer, path) is None
+    if then == "folder removed":
+        shutil.rmtree(path.parent)
+    elif then == "removed":
+        path.unlink()
+    else:
+        path.rename(elsewhere)
+    if then == "replaced":
+        path.touch()
+    expected = "removed" if "removed" in then else f"renamed to {elsewhere}"
+    assert logs.misplaced(writer, path) == expected
+    assert logs.rotate(writer, path, 100)
+    assert os.fstat(writer).st_size == 0
+    os.write(writer, b"after\n")
+    assert logs.tail(writer, 5) == ["after"]
+    os.close(writer)
+
+
+def test_log_folder_that_was_removed_is_made_again(tmp_path: Path) -> None:
+    path = tmp_path / "logs" / "a.log"
+    os.close(logs.open_append(path))
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
 def test_tail_gives_whole_lines_of_this_start_with_control_characters_shown(tmp_path: Path) -> None:
     path = tmp_path / "a.log"
-    path.write_bytes(b"old\n")
+    log = logs.open_append(path)
+    os.write(log, b"old\n")
     since = logs.size(path)
-    with path.open("ab") as log:
-        log.write(b"one\n\n 10%\r 50%\r100%\nred \x1b[31m\xff\n")
-    assert logs.tail(path, 10, since) == ["one", "100%", "red \\x1b[31m\ufffd"]
-    assert logs.tail(path, 1) == ["red \\x1b[31m\ufffd"]
-    assert logs.tail(path, 10, since=10_000)[0] == "old"
-    assert logs.tail(tmp_path / "none", 5) == []
+    os.write(log, b"one\n\n 10%\r 50%\r100%\nred \x1b[31m\xff\n")
+    assert logs.tail(log, 10, since) == ["one", "100%", "red \\x1b[31m\ufffd"]
+    assert logs.tail(log, 1) == ["red \\x1b[31m\ufffd"]
+    assert logs.tail(log, 10, since=10_000)[0] == "old"
+    os.close(log)
 
 
 def test_tail_of_a_huge_log_begins_with_a_whole_line(tmp_path: Path) -> None:
-    path = tmp_path / "a.log"
-    path.write_bytes(b"".join(b"line %06d\n" % number for number in range(20_000)))
-    lines = logs.tail(path, 100_000)
+    log = logs.open_append(tmp_path / "a.log")
+    os.write(log, b"".join(b"line %06d\n" % number for number in range(20_000)))
+    lines = logs.tail(log, 100_000)
+    os.close(log)
     assert lines[-1] == "line 019999"
     assert len(lines[0]) == len("line 000000")
+
+
+def test_daemons_own_log_begins_a_new_file_when_its_name_is_gone(tmp_path: Path) -> None:
+    path = tmp_path / "logs" / "aigwd.log"
+    handler = DaemonLog(path)
+    record = logging.LogRecord("n", logging.INFO, "f", 1, "said", None, None)
+    handler.emit(record)
+    path.rename(tmp_path / "old.log")
+    handler.emit(record)
+    shutil.rmtree(path.parent)
+    handler.emit(record)
+    handler.close()
+    assert (path.read_text(), (tmp_path / "old.log").read_text()) == ("said\n", "said\n")
 
 
 def test_log_is_not_written_through_a_link(tmp_path: Path) -> None:

@@ -113,6 +113,27 @@ async def test_hung_engine_is_replaced_after_the_limit_although_its_health_is_fi
         assert (backend.state, backend.report().restarts) == (State.READY, 1)
 
 
+async def test_hang_is_explained_by_complaints_and_not_by_the_requests_before_it(home: Home) -> None:
+    world = FakeWorld(home)
+    world.traffic = Traffic(in_flight=1)
+    requests = [
+        '(APIServer pid=2) INFO:     127.0.0.1:40444 - "POST /v1/chat/completions HTTP/1.1" 200 OK',
+        "[GIN] 2026/11/28 - 10:35:41 | 200 |   12.3ms |       127.0.0.1 | POST     /v1/chat/completions",
+        "0.06.353.294 I srv  log_server_r: done request: POST /v1/chat/completions 127.0.0.1 200",
+        'INFO:     127.0.0.1:40446 - "GET /error HTTP/1.1" 404 Not Found',
+        "srv  update_slots: all slots are idle",
+    ]
+    world.launcher.log = list(requests)
+    async with ready(world) as backend:
+        await world.clock.advance(62)
+        assert (backend.report().past is not None, backend.report().log_tail) == (True, ())
+        world.launcher.log = [*requests, "(Worker pid=4) ERROR 11-28 [x.py:1] RuntimeError: NCCL watchdog", *requests]
+        await world.clock.advance(70)
+        past = backend.report().past
+        assert past is not None
+        assert past.failure.lines == ("(Worker pid=4) ERROR 11-28 [x.py:1] RuntimeError: NCCL watchdog",)
+
+
 async def test_engine_whose_tree_computes_is_left_alone(home: Home) -> None:
     world = FakeWorld(home)
     world.traffic = Traffic(in_flight=1)

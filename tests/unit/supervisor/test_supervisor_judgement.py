@@ -49,7 +49,7 @@ def test_three_failed_starts_in_a_row_are_a_crash_loop_and_being_ready_breaks_th
 def test_transient_failure_is_tried_again_later_and_says_when() -> None:
     verdict = judge(Ended(EXITED, wanted=True, again=False, ready_for=None), History(), LIMITS, 0, 0.5)
     assert verdict.event is Event.RETRY_LATER
-    assert verdict.why == "the engine exited with code 1; trying again in 0.5 s"
+    assert verdict.why == "the engine exited with code 1; trying again in 0.5 s (try 2 of 3)"
     assert verdict.delay == 0.5
 
 

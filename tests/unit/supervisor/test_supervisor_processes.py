@@ -15,7 +15,7 @@ import pytest
 
 from aigw_daemon.identity import Identity, boot_id
 from aigw_daemon.state_file import Member
-from aigw_daemon.supervisor import logs, ports, proctable
+from aigw_daemon.supervisor import ports, proctable
 from aigw_daemon.supervisor.failures import Exit
 from aigw_daemon.supervisor.process import LaunchError, LocalLauncher, NotAdopted, ProcessSpec
 from aigw_daemon.supervisor.watch import LocalProcess
@@ -48,7 +48,7 @@ def start(argv: list[str], *, start_new_session: bool = False) -> subprocess.Pop
 
 
 async def says(folder: Path, text: str) -> None:
-    await eventually(lambda: text in "".join(logs.tail(folder / "a.log", 50)))
+    await eventually(lambda: text in (folder / "a.log").read_text())
 
 
 async def test_a_sweep_spares_what_is_started_under_its_name_meanwhile(launcher: LocalLauncher, tmp_path: Path) -> None:
@@ -203,6 +203,39 @@ async def test_adopted_process_is_watched_and_stopped(launcher: LocalLauncher, t
     stopped = await launcher.stop(adopted)
     # It is our child all the same, as after an exec in place: its status is known.
     assert stopped.exit == Exit(signal=15)
+
+
+@pytest.mark.parametrize("then", ["kept", "removed", "renamed", "moved elsewhere", "replaced"])
+async def test_log_of_an_adopted_process_is_found_whatever_became_of_its_name(
+    launcher: LocalLauncher, tmp_path: Path, then: str
+) -> None:
+    earlier, path = LocalLauncher(INSTANCE), tmp_path / "logs" / "a.log"
+    process = await earlier.spawn(python(tmp_path, f"print('words', flush=True); {FOREVER}", log=path))
+    earlier.close()
+    await eventually(lambda: path.read_text() == "words\n")
+    if then == "removed":
+        path.unlink()
+    elif then != "kept":
+        path.rename(tmp_path / "a.old" if then == "moved elsewhere" else path.with_suffix(".old"))
+    if then == "replaced":
+        path.write_text("another\n")
+    assert process.log_start is not None
+    await launcher.adopt(process.identity, log_path=path, log_file=process.log_start.file)
+    assert await launcher.tail(path, 5) == ["words"]
+    assert launcher.log_size(path) == len("words\n")
+
+
+async def test_file_that_a_program_chose_itself_is_not_taken_for_its_log(
+    launcher: LocalLauncher, tmp_path: Path
+) -> None:
+    earlier, path, own = LocalLauncher(INSTANCE), tmp_path / "logs" / "a.log", tmp_path / "own.txt"
+    redirect = f"import os; [os.dup2(os.open({str(own)!r}, os.O_WRONLY | os.O_CREAT), number) for number in (1, 2)]"
+    process = await earlier.spawn(python(tmp_path, f"{redirect}; print('mine', flush=True); {FOREVER}", log=path))
+    earlier.close()
+    await eventually(lambda: own.exists() and own.read_text() == "mine\n")
+    path.unlink()
+    await launcher.adopt(process.identity, log_path=path)
+    assert launcher.log_reader(path) is None
 
 
 @pytest.mark.parametrize("field", ["start_ticks", "boot_id", "pgid", "instance"])

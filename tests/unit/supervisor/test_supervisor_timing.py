@@ -14,6 +14,7 @@ from aigw_daemon.words import State
 from tests.support.fake_clock import settle
 from tests.support.fake_engines import FakeWorld, running
 from tests.support.supervision import fresh_home
+from tests.support.wait import eventually
 
 
 @pytest.fixture
@@ -136,6 +137,44 @@ async def test_delays_between_restarts_grow_and_shrink_again(world: FakeWorld) -
         world.launcher.running()[0].end(Exit(code=1))
         await settle()
         assert backend.why == "the engine exited with code 1; trying again in 0.5 s"
+
+
+async def test_start_that_failed_says_which_try_comes_next(home: Home) -> None:
+    world = FakeWorld(home, top="restart: {failed_starts: 3}")
+    world.prober.up = False
+    world.launcher.log = ["0.1 E x: failed to allocate CPU buffer of size 10"]
+    backend = world.managed()
+    cause = "the model and its context don't fit into memory, 10 bytes at once were refused"
+    async with running(world, backend):
+        await backend.start()
+        await settle()
+        assert backend.report().why is None
+        for count, wait in ((2, 0.6), (3, 1.2)):
+            world.launcher.running()[0].end(Exit(code=1))
+            await eventually(lambda: backend.state is State.BACKOFF)
+            assert (backend.why or "").startswith(cause)
+            assert (backend.why or "").endswith(f"(try {count} of 3)")
+            assert backend.report().telling == world.launcher.log[0]
+            await world.clock.advance(wait)
+            assert backend.state is State.STARTING
+            assert (backend.report().why or "").startswith(f"try {count} of 3: {cause}")
+        world.launcher.running()[0].end(Exit(code=1))
+        await eventually(lambda: backend.state is State.FAILED)
+        assert "3 failed starts in a row" in (backend.why or "")
+
+
+async def test_start_that_would_fail_again_is_failed_at_once(world: FakeWorld) -> None:
+    world.prober.up = False
+    world.launcher.log = ["0.1 E x: unknown model architecture: 'frobx'", "0.2 E y: failed to load model, 'm.gguf'"]
+    backend = world.managed()
+    async with running(world, backend):
+        await backend.start()
+        await settle()
+        world.launcher.running()[0].end(Exit(code=1))
+        await eventually(lambda: backend.state is State.FAILED)
+        report = backend.report()
+        assert (report.failure, report.restarts) == (FailureKind.MODEL_UNREADABLE, 0)
+        assert report.telling == world.launcher.log[0]
 
 
 async def test_crash_loop_is_tried_again_every_five_minutes(world: FakeWorld) -> None:

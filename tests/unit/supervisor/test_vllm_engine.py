@@ -251,13 +251,6 @@ OSError: org/none is not a local folder and is not a valid model identifier list
         FailureKind.MISSING_MODEL,
         "the Hugging Face hub has no model org/none",
     ),
-    "no network": (
-        """
-OSError: We couldn't connect to 'https://huggingface.co' to load the files, and couldn't find them in the cached files.
-""",
-        FailureKind.NO_RESOURCES,
-        "vLLM can't reach https://huggingface.co",
-    ),
     "a GPU that others fill": (
         """
 (EngineCore pid=3) ValueError: Free memory on device cuda:0 (3.2/79.1 GiB) on startup is less than desired GPU \
@@ -301,14 +294,6 @@ cache is needed, which is larger than the available KV cache memory (4.25 GiB). 
 """,
         FailureKind.BAD_SETTING,
         "the model's 32 attention heads can't be shared by 3 GPUs",
-    ),
-    "an engine that ended": (
-        """
-(EngineCore pid=3) ERROR 11-22 [core.py:900] RuntimeError: something new
-(APIServer pid=2) RuntimeError: Engine core initialization failed. See root cause above.
-""",
-        FailureKind.EXITED,
-        "vLLM's engine ended with RuntimeError: something new",
     ),
 }
 """As the sources of vLLM 0.32, torch and transformers write them."""

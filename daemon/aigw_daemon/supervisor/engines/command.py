@@ -10,6 +10,8 @@ from aigw_daemon.profile.commands import filled_in
 from aigw_daemon.supervisor.engines.base import LOOPBACK, Counters, Launch, LaunchContext
 from aigw_daemon.supervisor.engines.launching import own_environment, program
 from aigw_daemon.supervisor.engines.listing import entries, model_view
+from aigw_daemon.supervisor.engines.native_signs import SIGNS as NATIVE_SIGNS
+from aigw_daemon.supervisor.engines.python_signs import SIGNS as PYTHON_SIGNS
 from aigw_daemon.supervisor.failures import FailureKind, sign
 from aigw_daemon.supervisor.patience import Stage
 from aigw_daemon.words import EngineKind
@@ -40,11 +42,8 @@ class CommandEngine:
             FailureKind.PORT_TAKEN,
             "its port is taken: free it, give the backend another port, and see that its command uses {{port}}",
         ),
-        sign(
-            r"(ModuleNotFoundError: .*|error while loading shared libraries: .*)",
-            FailureKind.MISSING_BINARY,
-            "its program is not whole ({0}): install what it lacks",
-        ),
+        *NATIVE_SIGNS,
+        *PYTHON_SIGNS,
     )
 
     def launch(self, context: LaunchContext) -> Launch:

@@ -14,7 +14,8 @@ from aigw_daemon.profile.backends import BackendSection, LlamacppBackend
 from aigw_daemon.supervisor.engines.base import LOOPBACK, Counters, Launch, LaunchContext
 from aigw_daemon.supervisor.engines.launching import own_environment, program
 from aigw_daemon.supervisor.engines.listing import entries, model_view, positive
-from aigw_daemon.supervisor.failures import FailureKind, sign, unrunnable
+from aigw_daemon.supervisor.engines.native_signs import SIGNS as NATIVE_SIGNS
+from aigw_daemon.supervisor.failures import FailureKind, more_than_there_is, sign, unrunnable
 from aigw_daemon.supervisor.patience import Stage
 from aigw_daemon.words import EngineKind
 
@@ -43,6 +44,13 @@ class LlamacppEngine:
     signs = (
         # Memory first: it also ends in "failed to load model".
         sign(
+            r"failed to allocate (?:\w+ )?buffer of size (\d+)",
+            FailureKind.OUT_OF_MEMORY,
+            "the model and its context don't fit into memory, {0} bytes at once were refused: lower context or "
+            "gpu_layers, or take a smaller model",
+            more_than_there_is(1),
+        ),
+        sign(
             r"out of memory|unable to allocate|failed to allocate|cudaMalloc failed|bad_alloc",
             FailureKind.OUT_OF_MEMORY,
             "the model and its context don't fit into memory: lower context or gpu_layers, or take a smaller model",
@@ -56,6 +64,31 @@ class LlamacppEngine:
             r"failed to open GGUF file '?([^']+?)'? \(No such file",
             FailureKind.MISSING_MODEL,
             "the model file {0} is not there: check model in the profile, or fetch it with 'aigw pull'",
+        ),
+        sign(
+            r"failed to open GGUF file '?([^']+?)'? \(Permission denied",
+            FailureKind.MODEL_UNREADABLE,
+            "the model file {0} may not be read: give the user that runs aigw access to it",
+        ),
+        sign(
+            r"unknown model architecture: '([^']+)'",
+            FailureKind.MODEL_UNREADABLE,
+            "this llama.cpp doesn't know the model's architecture {0}: use a newer llama.cpp, or another model",
+        ),
+        sign(
+            r"this GGUF file is version (\d+) but this software only supports up to version (\d+)",
+            FailureKind.MODEL_UNREADABLE,
+            "the model file has version {0} of GGUF, and this llama.cpp knows {1} at most: use a newer llama.cpp",
+        ),
+        sign(
+            r"data is not within the file bounds|failed to read (?:header|key-value pairs|tensor info|magic)",
+            FailureKind.MODEL_UNREADABLE,
+            "the model file is cut off or broken: fetch it again",
+        ),
+        sign(
+            r"invalid magic characters",
+            FailureKind.MODEL_UNREADABLE,
+            "the model file is no GGUF file: check model in the profile",
         ),
         sign(
             r"failed to load model(?: from|,)? '?([^']+?)'?$",
@@ -72,11 +105,7 @@ class LlamacppEngine:
             FailureKind.BAD_FLAG,
             "llama-server doesn't take the value of {0} ({1}): change args in the profile",
         ),
-        sign(
-            r"error while loading shared libraries: ([^:]+)",
-            FailureKind.MISSING_BINARY,
-            "llama-server lacks the library {0}: install it, or another llama-server",
-        ),
+        *NATIVE_SIGNS,
     )
 
     def launch(self, context: LaunchContext) -> Launch:

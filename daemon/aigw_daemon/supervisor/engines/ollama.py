@@ -17,6 +17,7 @@ from aigw_daemon.profile.backends import BackendSection, OllamaBackend
 from aigw_daemon.supervisor.engines.base import LOOPBACK, Counters, Launch, LaunchContext, LoadedModel
 from aigw_daemon.supervisor.engines.launching import own_environment, program
 from aigw_daemon.supervisor.engines.listing import positive
+from aigw_daemon.supervisor.engines.native_signs import SIGNS as NATIVE_SIGNS
 from aigw_daemon.supervisor.failures import FailureKind, sign, unrunnable
 from aigw_daemon.words import EngineKind
 
@@ -55,6 +56,12 @@ class OllamaEngine:
             FailureKind.MISSING_BINARY,
             "this Ollama lacks its runner, the program lib/ollama/llama-server beside it: install Ollama anew",
         ),
+        sign(
+            r"Error: (?:could not create directory )?mkdir ([^:]+): ([^:]+)",
+            FailureKind.BAD_SETTING,
+            "Ollama can't make its folder {0} ({1}): change models_dir, or HOME in env",
+        ),
+        *NATIVE_SIGNS,
     )
 
     def launch(self, context: LaunchContext) -> Launch:

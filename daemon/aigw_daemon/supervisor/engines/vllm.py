@@ -16,7 +16,8 @@ from aigw_daemon.profile.backends import BackendSection, VllmBackend
 from aigw_daemon.supervisor.engines.base import LOOPBACK, Counters, Launch, LaunchContext
 from aigw_daemon.supervisor.engines.launching import own_environment, program
 from aigw_daemon.supervisor.engines.listing import entries, model_view, positive
-from aigw_daemon.supervisor.failures import FailureKind, sign, unrunnable
+from aigw_daemon.supervisor.engines.vllm_signs import SIGNS
+from aigw_daemon.supervisor.failures import FailureKind, unrunnable
 from aigw_daemon.supervisor.gpu import Gpu, Placement
 from aigw_daemon.supervisor.patience import stage
 from aigw_daemon.words import EngineKind
@@ -28,6 +29,8 @@ DEFAULT_FRACTION: Final = 0.9
 """vLLM's own default has changed between its versions; ours doesn't."""
 CONTEXT_BYTES: Final = 2**30
 """What the driver takes on each GPU for an engine's context, before vLLM measures what is free."""
+FILES: Final = 1000
+"""Of a model's folder, how many are looked at for a change."""
 _STEPS: Final = 10_000
 """Fractions are rounded down to so many steps: rounded up, they could ask for more than is free."""
 _PARALLEL_FLAGS: Final = ("--tensor-parallel-size", "-tp", "--pipeline-parallel-size", "-pp")
@@ -62,79 +65,7 @@ class VllmEngine:
         stage(r"Initializing a V1 LLM engine \(v([^)]+)\)", "vLLM {0} is setting up its engine"),
         stage(r"Resolved architecture: (\w+)", "found a {0}"),
     )
-    signs = (
-        # From here on captured from vLLM 0.32.
-        sign(
-            r"error: (unrecognized arguments: .*|argument .*)",
-            FailureKind.BAD_FLAG,
-            "vLLM doesn't take its arguments ({0}): change args in the profile",
-        ),
-        sign(
-            r"User-specified max_model_len \((\d+)\) is greater than the derived max_model_len \(\D*(\d+)",
-            FailureKind.BAD_FLAG,
-            "--max-model-len {0} is more than the model's own {1}: lower it in args",
-        ),
-        sign(
-            r"HFValidationError: Repo id .*: '([^']+)'",
-            FailureKind.MISSING_MODEL,
-            "the model {0} is neither a folder nor a model of the Hugging Face hub: check model in the profile",
-        ),
-        sign(
-            r"\[Errno 98\] Address already in use",
-            FailureKind.PORT_TAKEN,
-            "its port is taken: free it, or give the backend another port",
-        ),
-        # From here on read in the sources of vLLM 0.32 and transformers, for want of a GPU or of the hub.
-        sign(
-            r"You are trying to access a gated repo|Cannot access gated repo for url (?:\S+/)?|is a gated repository",
-            FailureKind.GATED_MODEL,
-            "the model is gated: ask for access on its page at the Hugging Face hub, then give the backend "
-            "env: {{HF_TOKEN: '${{HF_TOKEN}}'}}",
-        ),
-        sign(
-            r"OSError: (\S+) is not a local folder and is not a valid model identifier",
-            FailureKind.MISSING_MODEL,
-            "the Hugging Face hub has no model {0}: check model in the profile; a private one needs "
-            "env: {{HF_TOKEN: '${{HF_TOKEN}}'}}",
-        ),
-        sign(
-            r"We couldn't connect to '([^']+)' to load the files",
-            FailureKind.NO_RESOURCES,
-            "vLLM can't reach {0} and has no copy of the model: check the network, or HF_HUB_OFFLINE",
-        ),
-        sign(
-            r"(?:Free|Available) memory on \w+ \S+ \(([\d.]+)/([\d.]+) GiB\) on startup is less than",
-            FailureKind.OUT_OF_MEMORY,
-            "only {0} of {1} GiB are free, less than it was to take: lower memory in the profile, or stop what else "
-            "runs there",
-        ),
-        sign(
-            r"([\d.]+) GiB KV cache is needed, which is larger than the available KV cache memory \(([\d.]+) GiB\)",
-            FailureKind.OUT_OF_MEMORY,
-            "one request of full length needs {0} GiB of cache, and {1} are left beside the weights: raise memory, or "
-            "lower --max-model-len in args",
-        ),
-        sign(
-            r"No available memory for the cache blocks",
-            FailureKind.OUT_OF_MEMORY,
-            "the weights leave no memory for the cache: raise memory, use more GPUs, or take a smaller model",
-        ),
-        sign(
-            r"(?:CUDA|HIP) out of memory|OutOfMemoryError|CUDA error: out of memory",
-            FailureKind.OUT_OF_MEMORY,
-            "the GPU's memory is full: lower memory or --max-model-len, or stop what else runs there",
-        ),
-        sign(
-            r"total number of attention heads \((\d+)\) must be divisible by tensor parallel size \((\d+)\)",
-            FailureKind.BAD_SETTING,
-            "the model's {0} attention heads can't be shared by {1} GPUs: change gpus to a divisor",
-        ),
-        sign(
-            r"\((?:EngineCore|Worker)[^)]*\).*?(\w*(?:Error|Exception): .+)",
-            FailureKind.EXITED,
-            "vLLM's engine ended with {0}",
-        ),
-    )
+    signs = SIGNS
 
     def launch(self, context: LaunchContext) -> Launch:
         """See Engine."""
@@ -179,7 +110,8 @@ def _model(said: str) -> tuple[str, tuple[Path, ...]]:
     folder = Path(said).expanduser()
     if not folder.exists():
         raise unrunnable(FailureKind.MISSING_MODEL, f"the model folder {folder} is not there: check model")
-    return str(folder), (folder / "config.json",)
+    # Which of them a start failed for nobody knows: a weight may be fetched again, or a tokenizer be added.
+    return str(folder), (folder, *sorted(folder.glob("*"))[:FILES])
 
 
 def _runner(section: VllmBackend, path: str) -> tuple[str, ...]:
