@@ -91,7 +91,7 @@ class Cached:
             self._keys = Keys(bytes.fromhex(view.secret.value) if view.secret is not None else os.urandom(32))
             self._scopes.clear()
         self._forget()
-        if (view.memory, view.max_answer) != (before.memory, before.max_answer):
+        if (view.memory, view.max_answer, view.secret) != (before.memory, before.max_answer, before.secret):
             self.cache.resize(MemoryTier(view.memory), view.max_answer)
         if (view.redis, view.max_answer, view.secret) != (before.redis, before.max_answer, before.secret):
             if self._redis_task is not None:
@@ -104,8 +104,10 @@ class Cached:
         # Imported when it is wanted, and aside: it takes longer than the rest of the worker together.
         redis = await asyncio.to_thread(import_module, "aigw_daemon.gateway.cache.redis_tier")
         try:
-            self.cache.redis = redis.RedisTier(url, self._keys.store, max_answer)
-            await self.cache.redis.run()
+            tier = redis.RedisTier(url, self._keys.store, max_answer)
+            # What was kept while it was imported is handed on.
+            self.cache.use(tier)
+            await tier.run()
         except Exception:  # noqa: BLE001  a bug in here must not go unseen: nobody awaits this task
             _log.exception("the cache's Redis is left out")
             self.cache.redis = None

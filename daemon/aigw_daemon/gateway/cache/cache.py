@@ -77,7 +77,7 @@ class Cache:
     ) -> None:
         self._memory = memory
         self.redis = redis
-        """May be set later, and taken away again."""
+        """May be set later by `use`, and taken away again."""
         self._limit = limit
         self._clock = clock
         self._statistics = Statistics()
@@ -88,6 +88,12 @@ class Cache:
     def resize(self, memory: MemoryTier, limit: int) -> None:
         """Keep answers in this tier from now on, up to this size each. What was counted stays."""
         self._memory, self._limit = memory, limit
+
+    def use(self, redis: "RedisTier") -> None:
+        """Keep answers there as well from now on, those that this process has got included."""
+        self.redis = redis
+        for kept in self._memory:
+            redis.store(kept.entry)
 
     def near(self, question: Question) -> Hit | None:
         """What this process keeps, if it can be had at once."""
