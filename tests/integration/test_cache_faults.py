@@ -220,6 +220,19 @@ async def test_a_redis_that_is_dead_at_the_start_is_found_when_it_comes(engine: 
         await is_hit_again(gateway, 1)
 
 
+async def test_answers_given_before_redis_was_there_are_handed_on(engine: FakeEngine, redis: RedisServer) -> None:
+    redis.kill()
+    async with local_gateway(over(engine, redis, memory=1_000_000)) as gateway:
+        assert await ask(gateway, 1) == "miss"
+        await eventually(lambda: gateway.gateway.cached.cache.redis is not None, what="Redis's client")
+        assert await ask(gateway, 2) == "miss"
+        redis.start()
+        await holds(redis, 2)
+    async with serving(engine, redis) as gateway:
+        assert [await ask(gateway, seed) for seed in (1, 2)] == ["hit"] * 2
+    assert len(engine.requests) == 2
+
+
 async def test_two_api_keys_share_no_answer_in_redis(gateway: LocalGateway, redis: RedisServer) -> None:
     """Fault 36."""
     lines = [f"authorization: Bearer {key}" for key in ("anna", "bert")]

@@ -16,7 +16,7 @@ from aigw_daemon.gateway.cache.memory import MemoryTier
 from aigw_daemon.gateway.cache.pace import Pace
 from aigw_daemon.gateway.cache.policy import usual_terms
 from aigw_daemon.gateway.cache.redis_link import OPERATION_SECONDS, Gone, Link
-from aigw_daemon.gateway.cache.redis_tier import RedisTier
+from aigw_daemon.gateway.cache.redis_tier import MOST_WAITING_BYTES, RedisTier
 from tests.support.cached import origin, whole, whole_answer
 from tests.support.redis import Kind, RedisServer, redis_server
 from tests.support.redis_tier import SPACE, STORE, answer, both_up, key, running, slowed, stored
@@ -105,16 +105,94 @@ async def test_a_redis_that_is_dead_at_the_start_is_one_warning_and_costs_nothin
             await eventually(lambda: tier._reads.pace.failures >= 3, what="three failed attempts")
             found, seconds = await timed(tier)
             tier.store(answer(1))
-            assert (found, tier.counts.unstored) == (None, 1)
+            assert found is None
             assert seconds < OPERATION_SECONDS / 2
 
             redis.start()
             await both_up(tier)
-            await stored(tier, answer(1))
+            await eventually(lambda: kept(redis, 1), what="the answer that was given before")
+            assert tier.counts.unstored == 0
 
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == 2, "one for each connection"
     assert all("is left out until it answers again" in warning for warning in warnings)
+
+
+def kept(redis: RedisServer, number: int) -> int:
+    """Seconds for which Redis keeps this answer; 0 if it doesn't."""
+    said = redis.command("TTL", (STORE + key(number).hex().encode()).decode())
+    return max(0, int(said.removeprefix(":")))
+
+
+async def test_an_answer_that_waited_for_redis_is_kept_for_the_rest_of_its_time(redis: RedisServer) -> None:
+    redis.kill()
+    async with running(redis.url) as tier:
+        for number, age in ((1, 3000.0), (2, 3601.0)):
+            tier.store(whole_answer(key=key(number), created=time.time() - age))
+        redis.start()
+        await eventually(lambda: kept(redis, 1), what="the answer that was given before")
+        assert 500 < kept(redis, 1) <= 600
+        assert kept(redis, 2) == 0
+        assert tier._waiting_bytes == 0
+
+
+async def test_of_too_many_answers_that_wait_for_redis_the_latest_are_stored(redis: RedisServer) -> None:
+    redis.kill()
+    async with running(redis.url) as tier:
+        large = "x" * 1_000_000
+        for number in range(1, 21):
+            tier.store(answer(number, large))
+        assert tier._waiting_bytes <= MOST_WAITING_BYTES
+        missing = tier.counts.unstored
+        assert missing == 20 - MOST_WAITING_BYTES // len(answer(20, large).body)
+        redis.start()
+        await eventually(lambda: not tier._waiting, seconds=20, what="everything that waited")
+        await both_up(tier)
+        assert await tier.find(key(missing)) is None
+        assert await tier.find(key(missing + 1)) is not None
+
+
+async def test_a_clear_takes_along_what_waits_for_redis(redis: RedisServer) -> None:
+    redis.kill()
+    async with running(redis.url) as tier:
+        tier.store(answer(1))
+        with pytest.raises(Gone):
+            await tier.clear(None, None)
+        tier.store(answer(2))
+        redis.start()
+        await eventually(lambda: kept(redis, 2), what="the answer that came later")
+        assert kept(redis, 1) == 0
+
+
+async def test_a_clear_takes_along_what_failed_on_its_way(redis: RedisServer) -> None:
+    async with running(redis.url) as tier:
+        await both_up(tier)
+        redis.pause()
+        tier.store(answer(1))
+        await eventually(tier._on_its_way.locked, what="the answer on its way")
+        with pytest.raises(Gone):
+            await tier.clear(None, None)
+        assert not tier._waiting
+        redis.resume()
+
+
+async def test_an_answer_is_stored_though_its_connection_was_dead(redis: RedisServer) -> None:
+    async with running(redis.url) as tier:
+        await both_up(tier)
+        redis.kill()
+        tier.store(answer(1))
+        redis.start()
+        await eventually(lambda: kept(redis, 1), what="the answer")
+        assert tier.counts.unstored == 0
+
+
+async def test_what_this_process_keeps_is_handed_on_to_a_redis_that_comes_later(redis: RedisServer) -> None:
+    cache = Cache(MemoryTier())
+    told = msgspec.structs.replace(origin(key(1)), created=time.time())
+    assert await cache.keep(told, whole(), stream=False)
+    async with running(redis.url) as tier:
+        cache.use(tier)
+        await eventually(lambda: kept(redis, 1), what="the answer")
 
 
 async def test_a_redis_that_stops_answering_delays_once_and_then_nothing(redis: RedisServer) -> None:
@@ -292,9 +370,12 @@ async def test_the_cache_answers_from_redis_what_another_process_kept(redis: Red
 
 
 async def test_an_answer_whose_time_is_over_by_this_clock_is_not_taken_from_redis(redis: RedisServer) -> None:
-    async with running(redis.url) as tier:
+    def two_hours_slow() -> float:
+        return time.time() - 7200
+
+    async with running(redis.url, now=two_hours_slow) as tier:
         await both_up(tier)
-        await stored(tier, whole_answer(key=key(1), created=time.time() - 7200))
+        await stored(tier, whole_answer(key=key(1), created=two_hours_slow()))
 
         cache = Cache(MemoryTier(), tier)
         assert await cache.far(Question(key(1), SPACE, usual_terms(3600.0), "llama")) is None

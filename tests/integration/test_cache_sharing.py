@@ -80,10 +80,10 @@ async def test_who_comes_after_a_failure_asks_anew(gateway: LocalGateway, first:
 async def test_who_comes_when_the_beginning_is_gone_asks_anew_and_nothing_is_kept(
     gateway: LocalGateway, first: FakeEngine
 ) -> None:
-    go, large = asyncio.Event(), HELLO.replace(b"Hi", b"x" * 2 * 1024 * 1024)
-    first.behaviour = streaming(go, FINISH, DONE, begin=large)
+    go, large = asyncio.Event(), 8 * HELLO.replace(b"Hi", b"x" * 256 * 1024)
+    first.behaviour = streaming(go, FINISH, DONE, begin=large + HELLO)
     async with gateway.asking(STREAM) as leader:
-        await leader.until(b'"}')
+        await leader.until(b'"Hi"')
         async with gateway.asking(STREAM) as late:
             assert b"x-aigw-cache: miss" in await late.until(b"\r\n\r\n")
             go.set()

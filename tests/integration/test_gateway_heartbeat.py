@@ -161,7 +161,6 @@ async def test_a_promise_is_taken_back_when_somebody_else_can_answer_again(
     [
         pytest.param(whole(b'{"error":"boom"}', 500), "provider_failure", id="500"),
         pytest.param(whole(b'{"error":"too hot"}', 400), "invalid_request", id="400"),
-        pytest.param(whole(), "provider_failure", id="an answer in one piece"),
         pytest.param(stream(HELLO), "stream_cut", id="cut"),
     ],
 )
@@ -175,6 +174,15 @@ async def test_a_failure_after_a_sign_of_life_is_one_error_event(
     assert b"[DONE]" not in events
     assert msgspec.json.decode(data_of(events)[-1])["error"]["code"] == code
     assert (await gateway.record_of(headers)).error
+
+
+async def test_an_answer_in_one_piece_after_a_sign_of_life_is_the_stream_that_was_promised(
+    gateway: LocalGateway, first: FakeEngine
+) -> None:
+    first.behaviour = in_turn((LONG, whole()))
+    _, _, body = await gateway.ask(ALONE)
+    events = unchunked(body)
+    assert (events.startswith(b": "), events.endswith(DONE), b'"content":"Hi"' in events) == (True, True, True)
 
 
 async def test_a_deadline_after_a_sign_of_life_is_one_error_event(gateway: LocalGateway, first: FakeEngine) -> None:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
+import openai
 import pytest
 import pytest_asyncio
 
@@ -27,6 +28,7 @@ from tests.support.fake_engine import (
     says,
     says_and_hangs_up,
     stream,
+    whole,
 )
 from tests.support.gateway import (
     GatewayProcess,
@@ -148,7 +150,7 @@ async def test_usage_that_the_client_asked_for_is_passed_on(gateway: GatewayProc
     assert engine.requests[0].body == STREAM_WITH_USAGE
 
 
-@pytest.mark.parametrize("options", ["null", "{}", '{"include_usage":false,"x":1}'])
+@pytest.mark.parametrize("options", ["null", "{}", '{"include_usage":null,"x":1}', '{"continuous_usage_stats":false}'])
 async def test_other_stream_options_are_kept(gateway: GatewayProcess, engine: FakeEngine, options: str) -> None:
     engine.behaviour = says(stream(HELLO, FINISH, USAGE, DONE))
     body = f'{{"model":"m","stream":true,"stream_options":{options}}}'.encode()
@@ -172,20 +174,221 @@ async def test_pieces_of_any_size_pass_byte_exact(gateway: GatewayProcess, engin
     assert await events(gateway) == odd
 
 
-async def test_a_huge_event_passes_within_bounded_memory(gateway: GatewayProcess, engine: FakeEngine) -> None:
-    huge = b'data: {"choices":[],"x":"' + b"y" * 40_000_000 + b'"}\n\n'
+@pytest.mark.parametrize("options", ['{"include_usage":false,"x":1}', '{"continuous_usage_stats":true}'])
+async def test_a_client_that_decides_about_usage_is_obeyed(
+    gateway: GatewayProcess, engine: FakeEngine, options: str
+) -> None:
+    engine.behaviour = says(stream(HELLO, FINISH, DONE))
+    body = f'{{"model":"m","stream":true,"stream_options":{options}}}'.encode()
+    assert await events(gateway, body) == HELLO + FINISH + DONE
+    assert engine.requests[0].body == body
+
+
+TIMINGS = b'"timings":{"cache_n":1,"prompt_n":2,"predicted_n":2}'
+LLAMAS_FINISH = FINISH.replace(b"}]}", b"}]," + TIMINGS + b"}")
+LLAMAS_USAGE = USAGE.replace(b"}}", b"}," + TIMINGS + b"}")
+
+
+async def test_timings_in_the_usage_frame_reach_a_client_that_asked_for_no_usage(
+    gateway: GatewayProcess, engine: FakeEngine
+) -> None:
+    """As in the engine's last event when nobody asks it for usage."""
+    engine.behaviour = says(stream(HELLO, FINISH, LLAMAS_USAGE, DONE))
+    assert await events(gateway) == HELLO + LLAMAS_FINISH + DONE
+    assert await events(gateway, STREAM_WITH_USAGE) == HELLO + FINISH + LLAMAS_USAGE + DONE
+
+
+async def test_timings_are_counted_where_the_client_forbids_usage(gateway: GatewayProcess, engine: FakeEngine) -> None:
+    engine.behaviour = says(stream(HELLO, LLAMAS_FINISH, DONE))
+    body = b'{"model":"m","stream":true,"stream_options":{"include_usage":false}}'
+    _, headers, answer = await ask(gateway.port, post(body))
+    assert unchunked(answer) == HELLO + LLAMAS_FINISH + DONE
+    record = await gateway.record_of(headers)
+    assert (record.prompt_tokens, record.completion_tokens) == (3, 2)
+
+
+async def test_a_finish_does_not_wait_long_for_a_usage_frame(gateway: GatewayProcess, engine: FakeEngine) -> None:
+    gate = asyncio.Event()
+    engine.behaviour = in_steps(STREAM_HEAD + chunk(HELLO + FINISH), chunk(DONE) + STREAM_END, gate=gate)
+    async with client(gateway) as (reader, _):
+        await asyncio.wait_for(reader.readuntil(FINISH), 5)
+        gate.set()
+        await asyncio.wait_for(reader.readuntil(DONE), 5)
+
+
+async def test_a_finished_stream_without_its_done_is_ended_for_the_client(
+    gateway: GatewayProcess, engine: FakeEngine
+) -> None:
+    for end in (stream(HELLO, FINISH), stream(HELLO, FINISH, DONE.rstrip()), stream(HELLO, FINISH.rstrip())):
+        engine.behaviour = says(end)
+        assert await events(gateway) == HELLO + FINISH + DONE
+    engine.behaviour = says_and_hangs_up(STREAM_HEAD + chunk(HELLO + FINISH))
+    assert await events(gateway) == HELLO + FINISH + DONE
+
+
+async def heard(gateway: GatewayProcess) -> tuple[str, list[str]]:
+    """What OpenAI's client makes of a stream: its text and its finish reasons. Raises what the client raises."""
+    text, finishes = "", list[str]()
+    async with openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0) as client:
+        chunks = await client.chat.completions.create(
+            model="m", messages=[{"role": "user", "content": "hi"}], stream=True
+        )
+        async for each in chunks:
+            text += each.choices[0].delta.content or ""
+            finishes += [each.choices[0].finish_reason] if each.choices[0].finish_reason else []
+    return text, finishes
+
+
+HALVES = [b'data: {"id":"x', b'data: {"id":"x"}\n', HELLO[:-1], b": comm", b"data: \r", b"event: x\ndata: {\n"]
+
+
+@pytest.mark.parametrize("half", [*HALVES, b'data: {"x":"' + b"y" * 3_000_000], ids=lambda half: repr(half[:30]))
+@pytest.mark.parametrize("reset", [True, False])
+async def test_an_error_is_an_event_of_its_own_whatever_was_cut(
+    gateway: GatewayProcess, engine: FakeEngine, half: bytes, reset: bool
+) -> None:
+    cut = STREAM_HEAD + chunk(HELLO + half)
+    engine.behaviour = says_and_hangs_up(cut) if reset else says(cut + STREAM_END)
+    got = await events(gateway)
+    assert got.startswith(HELLO)
+    error = msgspec.json.decode(data_of(got)[-1])["error"]
+    assert error["code"] == "stream_cut"
+    with pytest.raises(openai.APIError, match="the stream of b was cut"):
+        await heard(gateway)
+
+
+async def test_an_event_of_many_mebibytes_passes_and_one_without_end_is_an_error(
+    gateway: GatewayProcess, engine: FakeEngine
+) -> None:
+    def sends(size: int) -> Behaviour:
+        large = b'data: {"choices":[],"x":"' + b"y" * size + b'"}\n\n'
+
+        async def send(_request: EngineRequest, writer: asyncio.StreamWriter) -> None:
+            writer.write(STREAM_HEAD + chunk(HELLO))
+            for at in range(0, len(large), 60_000):
+                writer.write(chunk(large[at : at + 60_000]))
+                await writer.drain()
+            writer.write(chunk(FINISH) + chunk(DONE) + STREAM_END)
+
+        return send
+
     before = resident(gateway.process.pid)
+    engine.behaviour = sends(10_000_000)
+    got = await events(gateway)
+    assert (got[: len(HELLO)], got[-len(FINISH + DONE) :], len(got) > 10_000_000) == (HELLO, FINISH + DONE, True)
+    engine.behaviour = sends(60_000_000)
+    got = await events(gateway)
+    (last,) = data_of(got.removeprefix(HELLO))
+    assert "longer than 16 MiB" in msgspec.json.decode(last)["error"]["message"]
+    assert resident(gateway.process.pid) - before < 80_000_000
 
-    async def send(_request: EngineRequest, writer: asyncio.StreamWriter) -> None:
-        writer.write(STREAM_HEAD + chunk(HELLO))
-        for at in range(0, len(huge), 60_000):
-            writer.write(chunk(huge[at : at + 60_000]))
-            await writer.drain()
-        writer.write(chunk(FINISH) + chunk(DONE) + STREAM_END)
 
-    engine.behaviour = send
-    assert await events(gateway) == HELLO + huge + FINISH + DONE
-    assert resident(gateway.process.pid) - before < 30_000_000
+def labelled(content_type: str, *events: bytes) -> bytes:
+    """A stream under another label."""
+    return stream(*events).replace(b"text/event-stream", content_type.encode())
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        labelled("application/json", HELLO, FINISH, DONE),
+        labelled("text/plain", b"\xef\xbb\xbf" + HELLO, FINISH, DONE),
+        labelled("text/event-stream; charset=utf-8", HELLO, FINISH, DONE),
+        labelled("application/x-ndjson", b": hi\n\n", HELLO[:2], HELLO[2:], FINISH, DONE),
+        labelled("Text/Event-Stream", b"\n", HELLO, FINISH),
+    ],
+)
+async def test_a_stream_is_one_whatever_its_label(gateway: GatewayProcess, engine: FakeEngine, answer: bytes) -> None:
+    engine.behaviour = says(answer)
+    _, headers, _ = await ask(gateway.port, post(STREAM))
+    assert headers[b"content-type"] == b"text/event-stream"
+    assert await heard(gateway) == ("Hi", ["stop"])
+
+
+@pytest.mark.parametrize("label", ["application/json", "text/event-stream", "text/plain"])
+async def test_an_answer_in_one_piece_becomes_the_stream_that_was_asked_for(
+    gateway: GatewayProcess, engine: FakeEngine, label: str
+) -> None:
+    engine.behaviour = says(whole().replace(b"application/json", label.encode()))
+    _, headers, body = await ask(gateway.port, post(STREAM))
+    assert headers[b"content-type"] == b"text/event-stream"
+    assert body.endswith(DONE)
+    assert b'"usage"' not in body
+    record = await gateway.record_of(headers)
+    assert (record.prompt_tokens, record.completion_tokens, record.finish_reason) == (3, 2, "stop")
+    assert await heard(gateway) == ("Hi", ["stop"])
+    with_usage = data_of((await ask(gateway.port, post(STREAM_WITH_USAGE)))[2])
+    assert msgspec.json.decode(with_usage[-2])["usage"]["total_tokens"] == 5
+
+
+@pytest.mark.parametrize("label", ["application/json", "text/event-stream"])
+async def test_a_stream_becomes_the_answer_in_one_piece_that_was_asked_for(
+    gateway: GatewayProcess, engine: FakeEngine, label: str
+) -> None:
+    engine.behaviour = says(labelled(label, HELLO, FINISH, USAGE, DONE))
+    _, headers, body = await ask(gateway.port, post(WHOLE))
+    answer = msgspec.json.decode(body)
+    assert headers[b"content-type"] == b"application/json"
+    assert answer["choices"][0]["message"] == {"role": "assistant", "content": "Hi"}
+    assert answer["usage"]["total_tokens"] == 5
+    record = await gateway.record_of(headers)
+    assert (record.prompt_tokens, record.finish_reason, record.stream) == (3, "stop", False)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [stream(HELLO), stream(HELLO, b'data: {"error":"boom"}\n\n'), stream(HELLO.replace(b'"Hi"', b"[1]"), FINISH)],
+)
+async def test_a_stream_that_makes_no_whole_answer_is_a_failure(
+    gateway: GatewayProcess, engine: FakeEngine, answer: bytes
+) -> None:
+    engine.behaviour = says(answer)
+    assert (await ask(gateway.port, post(WHOLE)))[0] == 500
+
+
+def refuses_usage(error: bytes, status: int = 400) -> Behaviour:
+    """An engine that streams only without ``stream_options``."""
+
+    async def send(request: EngineRequest, writer: asyncio.StreamWriter) -> None:
+        writer.write(whole(error, status) if "stream_options" in request.json else stream(HELLO, FINISH, DONE))
+
+    return send
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (b'{"error":{"message":"Unrecognized request argument supplied: stream_options"}}', 400),
+        (b'{"detail":[{"type":"extra_forbidden","loc":["body","stream_options"],"msg":"Extra inputs"}]}', 422),
+        (b"bad request", 400),
+    ],
+)
+async def test_an_engine_that_refuses_to_count_usage_streams_without(
+    gateway: GatewayProcess, engine: FakeEngine, error: bytes, status: int
+) -> None:
+    engine.behaviour = refuses_usage(error, status)
+    assert await heard(gateway) == ("Hi", ["stop"])
+    assert await heard(gateway) == ("Hi", ["stop"])
+    assert ["stream_options" in request.json for request in engine.requests] == [True, False, False]
+    await gateway.start_over(over(engine))
+    assert await events(gateway) == HELLO + FINISH + DONE
+    assert "stream_options" in engine.requests[3].json
+
+
+async def test_other_refusals_are_relayed_and_ask_for_usage_again(gateway: GatewayProcess, engine: FakeEngine) -> None:
+    engine.behaviour = says(whole(b'{"error":{"message":"top_p is wrong"}}', 400))
+    status, _, body = await ask(gateway.port, post(STREAM))
+    assert (status, b"top_p is wrong" in body, len(engine.requests)) == (400, True, 2)
+    engine.behaviour = says(stream(HELLO, FINISH, DONE))
+    await events(gateway)
+    engine.behaviour = says(whole(b'{"error":{"message":"top_p is wrong"}}', 400))
+    await ask(gateway.port, post(STREAM))
+    # Nothing is asked twice of an engine that is known to take the field.
+    assert ["stream_options" in request.json for request in engine.requests] == [True, False, True, True]
+    engine.behaviour = refuses_usage(b'{"error":{"message":"stream_options is wrong"}}')
+    status, _, body = await ask(gateway.port, post(STREAM_WITH_USAGE))
+    assert (status, b"stream_options is wrong" in body) == (400, True)
+    assert len(engine.requests) == 5
 
 
 def resident(pid: int) -> int:
@@ -198,6 +401,9 @@ def resident(pid: int) -> int:
     [
         pytest.param(says(stream(HELLO)), "stream_cut", id="a clean end without a finish_reason"),
         pytest.param(says(stream(HELLO, DONE)), "stream_cut", id="a false [DONE]"),
+        pytest.param(
+            says(stream(HELLO, b'data: {"object":"error","message":"boom"}\n\n')), "provider_failure", id="vLLM's error"
+        ),
         pytest.param(says_and_hangs_up(STREAM_HEAD + chunk(HELLO)), "stream_cut", id="a closed connection"),
         pytest.param(
             says(stream(HELLO, b'data: {"error":{"message":"boom"}}\n\n', DONE)),

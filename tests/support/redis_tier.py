@@ -34,9 +34,11 @@ def soon() -> Pace:
 
 
 @asynccontextmanager
-async def running(url: str, pace: Callable[[], Pace] = soon) -> AsyncIterator[RedisTier]:
-    """The tier at this Redis, at work until the end of the block."""
-    tier = RedisTier(url, STORE, pace=pace)
+async def running(
+    url: str, pace: Callable[[], Pace] = soon, now: Callable[[], float] = time.time
+) -> AsyncIterator[RedisTier]:
+    """The tier at this Redis, at work until the end of the block; ``now`` is its host's clock."""
+    tier = RedisTier(url, STORE, pace=pace, now=now)
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(tier.run())
         try:

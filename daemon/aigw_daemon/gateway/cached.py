@@ -28,16 +28,16 @@ from aigw_daemon.gateway.call import Call
 from aigw_daemon.gateway.chain import Chain
 from aigw_daemon.gateway.controls import NONE
 from aigw_daemon.gateway.decision import Ask
-from aigw_daemon.gateway.failures import out_of_time, unstreamed
+from aigw_daemon.gateway.failures import out_of_time
 from aigw_daemon.gateway.live import Live
 from aigw_daemon.gateway.plans import Caching, Hop
-from aigw_daemon.gateway.relay import pump
+from aigw_daemon.gateway.relay import pump, respond
 from aigw_daemon.gateway.requests import THREAD_BYTES, Facts, is_special
 from aigw_daemon.gateway.server.exchange import Exchange
 from aigw_daemon.gateway.sharing import ClientSink, FlightSink, Landing, Seat, SharedAccount, SharedClock
 from aigw_daemon.gateway.upstream.base import UpstreamError
 from aigw_daemon.gateway.wire import ApiError
-from aigw_daemon.link.messages import STREAMED, CacheView
+from aigw_daemon.link.messages import CacheView
 
 _API_KEYS = (b"authorization", b"x-api-key")
 _SCOPES_KEPT = 1_024
@@ -91,7 +91,7 @@ class Cached:
             self._keys = Keys(bytes.fromhex(view.secret.value) if view.secret is not None else os.urandom(32))
             self._scopes.clear()
         self._forget()
-        if (view.memory, view.max_answer) != (before.memory, before.max_answer):
+        if (view.memory, view.max_answer, view.secret) != (before.memory, before.max_answer, before.secret):
             self.cache.resize(MemoryTier(view.memory), view.max_answer)
         if (view.redis, view.max_answer, view.secret) != (before.redis, before.max_answer, before.secret):
             if self._redis_task is not None:
@@ -104,8 +104,10 @@ class Cached:
         # Imported when it is wanted, and aside: it takes longer than the rest of the worker together.
         redis = await asyncio.to_thread(import_module, "aigw_daemon.gateway.cache.redis_tier")
         try:
-            self.cache.redis = redis.RedisTier(url, self._keys.store, max_answer)
-            await self.cache.redis.run()
+            tier = redis.RedisTier(url, self._keys.store, max_answer)
+            # What was kept while it was imported is handed on.
+            self.cache.use(tier)
+            await tier.run()
         except Exception:  # noqa: BLE001  a bug in here must not go unseen: nobody awaits this task
             _log.exception("the cache's Redis is left out")
             self.cache.redis = None
@@ -136,9 +138,9 @@ class Cached:
         key = _NOT_YET if len(body) > THREAD_BYTES else self._key(call, caching, scope)
         if key is None:
             return None
-        # What is no text comes in one piece, whatever was asked for.
-        stream = call.stream and call.endpoint in STREAMED
-        return Question(key, caching.space, wanted, call.model, stream, call.facts.usage_asked, scope)
+        facts = call.facts
+        counted = facts.usage_open or facts.usage_asked
+        return Question(key, caching.space, wanted, call.model, call.stream, facts.usage_asked, counted, scope)
 
     def hit(self, call: Call, question: Question) -> bool:
         """Answer from what this process keeps; whether it does. Synchronous: a coroutine would be felt by each hit."""
@@ -282,8 +284,12 @@ class Cached:
         return rider
 
     def _flight(self, question: Question) -> bytes:
-        """Requests by different names may have the same key, and different ways on when the first candidate fails."""
-        return b"%b%d:%b" % (question.key, self.cache.clears, question.name.encode())
+        """Requests by different names may have the same key, and different ways on when the first candidate fails.
+
+        Those that forbid to ask for usage get no usage, so others don't share their streams.
+        """
+        counted = b"" if question.counted or not question.stream else b"-"
+        return b"%b%d%b:%b" % (question.key, self.cache.clears, counted, question.name.encode())
 
     async def _landing(self, call: Call, rider: Rider[Landing], account: SharedAccount) -> Landing:
         """Wait for the answer's head."""
@@ -335,8 +341,11 @@ class Cached:
             ttl=question.terms.ttl,
             choices=account.facts.n or 1,
         )
-        content_type = "text/event-stream" if isinstance(answer, Streamed) else answer.content_type.decode("latin-1")
-        await self.cache.keep(origin, body, stream=stream, content_type=content_type, clears=clears)
+        if isinstance(answer, Streamed):
+            kind, counted = "text/event-stream", answer.counted
+        else:
+            kind, counted = answer.content_type.decode("latin-1"), True
+        await self.cache.keep(origin, body, stream=stream, content_type=kind, counted=counted, clears=clears)
 
     async def _kept_under(self, account: Account, question: Question, hop: Hop) -> bytes | None:
         """A fallback's answer doesn't pose as the first choice's, unless the profile allows it."""
@@ -374,9 +383,7 @@ async def _pass_on(call: Call, landing: Landing, rider: Rider[Landing], account:
     call.take_over(account, leader=rider.leader)
     answer, exchange = landing.answer, call.exchange
     if isinstance(answer, Whole):
-        if exchange.streaming:
-            raise unstreamed(answer.hop.candidate.backend)
-        exchange.respond(call.answer_head(answer.content_type, answer.hop), answer.body)
+        respond(call, answer)
         return
     if not exchange.streaming:
         exchange.start(call.stream_head(answer.hop))

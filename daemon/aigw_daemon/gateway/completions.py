@@ -4,19 +4,19 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from aigw_daemon.gateway.attempt import Streamed, Whole, attempt
+from aigw_daemon.gateway.attempt import Streamed, attempt
 from aigw_daemon.gateway.cached import Cached, serve
 from aigw_daemon.gateway.call import CLIENT_LEFT_STATUS, Call
 from aigw_daemon.gateway.chain import Chain
 from aigw_daemon.gateway.controls import read_controls
-from aigw_daemon.gateway.failures import AttemptFailed, out_of_time, unstreamed
+from aigw_daemon.gateway.failures import AttemptFailed, out_of_time
 from aigw_daemon.gateway.live import Live
-from aigw_daemon.gateway.relay import relay
+from aigw_daemon.gateway.relay import relay, respond
 from aigw_daemon.gateway.reporter import Reporter
 from aigw_daemon.gateway.requests import THREAD_BYTES, Facts, parse_facts, read_large
 from aigw_daemon.gateway.server.exchange import Exchange, Interruption
 from aigw_daemon.gateway.wire import ApiError
-from aigw_daemon.link.messages import Started
+from aigw_daemon.link.messages import STREAMED, Started
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Completions:
 
     def __init__(self, endpoint: str, desk: Desk) -> None:
         self._endpoint = endpoint
+        self._streams = endpoint in STREAMED
         self._live = desk.live
         self._chain = desk.chain
         self._cached = desk.cached
@@ -75,7 +76,7 @@ class Completions:
             if isinstance(answer, Streamed):
                 await relay(call, answer)
             else:
-                _respond(call, answer)
+                respond(call, answer)
         except ApiError as error:
             call.fail(error)
         except asyncio.CancelledError:
@@ -93,7 +94,7 @@ class Completions:
     def _begin(self, call: Call, facts: Facts) -> None:
         call.facts = facts
         call.model = facts.model
-        call.stream = facts.stream is True
+        call.stream = facts.stream is True and self._streams
         said = call.clock.controls
         if said is not None:
             call.controls = read_controls(said)
@@ -117,11 +118,3 @@ class Completions:
 async def _read_aside(call: Call) -> Facts:
     facts, call.wanted = await read_large(call.endpoint, call.body)
     return facts
-
-
-def _respond(call: Call, answer: Whole) -> None:
-    exchange = call.clock
-    if exchange.streaming:
-        # A sign of life has promised a stream already, and this engine doesn't stream.
-        raise unstreamed(answer.hop.candidate.backend)
-    exchange.respond(call.answer_head(answer.content_type, answer.hop), answer.body)

@@ -155,11 +155,6 @@ def spent(decision: Decision, met: Sequence[Met], why: str | None = None) -> Api
     return ApiError(503, f"no provider of {name} can be reached: {story}", retry_after=retry_after)
 
 
-def unstreamed(backend: str) -> ApiError:
-    """The client was promised a stream."""
-    return ApiError(500, f"{backend} answered in one piece, though a stream was asked for")
-
-
 def out_of_time(seconds: float, decision: Decision | None, met: Sequence[Met]) -> ApiError:
     """The one deadline of a request passed."""
     message = f"there was no answer within {seconds:g} s"

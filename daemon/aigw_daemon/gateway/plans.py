@@ -12,6 +12,7 @@ from aigw_daemon.gateway.cache.policy import Terms, usual_terms
 from aigw_daemon.gateway.routing import Candidate, Decision, Readiness, RoutingTable
 from aigw_daemon.gateway.standing import Standings
 from aigw_daemon.gateway.upstream.base import Address, request_head
+from aigw_daemon.gateway.usage_support import UsageSupport
 from aigw_daemon.gateway.wire import NO_STORE, header, status_line
 from aigw_daemon.link.messages import ENDPOINTS, BackendView, CacheView, ParamsView, Secret
 from aigw_daemon.network.dialing import proxy_authorization
@@ -35,6 +36,7 @@ class Hop(msgspec.Struct, frozen=True):
     """Whether it must start first."""
     lane: Lane
     breaker: Breaker
+    usage: UsageSupport
     address: Address
     request_head: bytes
     answer_lines: bytes
@@ -140,6 +142,7 @@ def _hop(table: RoutingTable, standings: Standings, decision: Decision, candidat
         cold=candidate.readiness is Readiness.COLD,
         lane=standings.lane(backend.name),
         breaker=standings.breaker(backend.name),
+        usage=standings.usage(backend.name),
         address=address,
         request_head=request_head("POST", path, address.authority, _headers(backend, address)),
         answer_lines=lines,

@@ -5,10 +5,14 @@ from time import monotonic
 from typing import Protocol
 
 from aigw_daemon.gateway.account import Account
-from aigw_daemon.gateway.attempt import Streamed
+from aigw_daemon.gateway.attempt import Streamed, Whole
 from aigw_daemon.gateway.call import Call
+from aigw_daemon.gateway.streaming import StreamScan
 from aigw_daemon.gateway.upstream.base import Response, UpstreamError
 from aigw_daemon.gateway.wire import ApiError
+
+FINISH_SECONDS = 0.1
+"""A finish is held back so long for the event after it; engines send both at once."""
 
 
 class Sink(Protocol):
@@ -28,6 +32,21 @@ class Sink(Protocol):
         ...
 
 
+def respond(call: Call, answer: Whole) -> None:
+    """A complete answer, to the client: as a stream if that is what it asked for."""
+    exchange, made = call.exchange, answer.made
+    if made is None:
+        exchange.respond(call.answer_head(answer.content_type, answer.hop), answer.body)
+        return
+    body = made.replay(usage=call.facts.usage_asked)
+    if exchange.streaming:
+        # A sign of life has begun the stream.
+        exchange.write(body)
+        exchange.finish()
+    else:
+        exchange.respond(call.stream_head(answer.hop), body)
+
+
 async def relay(call: Call, answer: Streamed) -> None:
     """Everything of a stream that has begun, to its end, to the client."""
     exchange = call.exchange
@@ -40,7 +59,8 @@ async def relay(call: Call, answer: Streamed) -> None:
 async def pump(account: Account, answer: Streamed, sink: Sink) -> None:
     """Everything of a stream that has begun, to its end. Raises ApiError where it doesn't end whole (rule B17).
 
-    A stream is whole when every choice has finished, however the connection ended.
+    A stream is whole when every choice has finished, however the connection ended. What is written ends at an event's
+    boundary at any time.
     """
     scan = answer.scan
     cut: str | None = None
@@ -48,12 +68,12 @@ async def pump(account: Account, answer: Streamed, sink: Sink) -> None:
     try:
         if answer.first:
             sink.write(answer.first)
-        await _pass_all(sink, answer)
+        try:
+            await _pass_all(sink, answer)
+        except UpstreamError as error:
+            cut = str(error)
         if rest := scan.end():
             sink.write(rest)
-        ended = True
-    except UpstreamError as error:
-        cut = str(error)
         ended = True
     finally:
         answer.close(cut=ended and not (scan.finished and scan.error is None))
@@ -86,14 +106,31 @@ async def _pass_all(sink: Sink, answer: Streamed) -> None:
 
 async def _pass_on(sink: Sink, answer: Streamed, watch: "_GapWatch | None") -> None:
     scan, response, lane = answer.scan, answer.response, answer.hop.lane
-    while scan.error is None and (chunk := await response.chunk()) is not None:
-        lane.relayed += 1
-        if watch is not None:
-            watch.last = monotonic()
-        if passed := scan.feed(chunk):
-            sink.write(passed)
-        if sink.write_paused:
-            await _until_taken(sink, answer)
+    timer = _release_later(sink, scan) if scan.waiting else None
+    try:
+        while scan.error is None and (chunk := await response.chunk()) is not None:
+            lane.relayed += 1
+            if watch is not None:
+                watch.last = monotonic()
+            if passed := scan.feed(chunk):
+                sink.write(passed)
+            if passed is not chunk and scan.waiting and timer is None:
+                timer = _release_later(sink, scan)
+            if sink.write_paused:
+                await _until_taken(sink, answer)
+    finally:
+        if timer is not None:
+            timer.cancel()
+
+
+def _release_later(sink: Sink, scan: StreamScan) -> asyncio.TimerHandle:
+    """Pass on a finish that is held back even if no event follows it."""
+
+    def release() -> None:
+        if held := scan.release():
+            sink.write(held)
+
+    return asyncio.get_running_loop().call_later(FINISH_SECONDS, release)
 
 
 class _GapWatch:

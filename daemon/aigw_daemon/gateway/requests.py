@@ -6,7 +6,7 @@ that the client sent. A rewrite goes through raw values, so that what isn't rewr
 
 import asyncio
 import re
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -46,6 +46,8 @@ class StreamOptions(msgspec.Struct):
     """The part of ``stream_options`` that matters here."""
 
     include_usage: bool | None = None
+    continuous_usage_stats: Any = None
+    """vLLM's: usage in each event, once ``include_usage`` is true."""
 
 
 class Facts(msgspec.Struct):
@@ -79,6 +81,12 @@ class Facts(msgspec.Struct):
     def usage_asked(self) -> bool:
         """Whether the client wants the usage frame of a stream."""
         return self.stream_options is not None and self.stream_options.include_usage is True
+
+    @property
+    def usage_open(self) -> bool:
+        """Whether the client leaves it to us to ask for the usage frame: what it says itself stays as it is."""
+        options = self.stream_options
+        return options is None or (options.include_usage is None and not options.continuous_usage_stats)
 
 
 class _Messages(msgspec.Struct):

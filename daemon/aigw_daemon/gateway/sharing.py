@@ -28,7 +28,8 @@ class Landing:
 class UsageFrame(bytes):
     """The piece of a stream that holds its usage frame: only for clients that asked for it."""
 
-    __slots__ = ()
+    unasked: bytes
+    """What all others get in its place; may be empty."""
 
 
 class SharedClock:
@@ -172,7 +173,6 @@ class FlightSink:
     def __init__(self, flight: Flight[Landing], answer: Streamed) -> None:
         self._flight = flight
         self._scan = answer.scan
-        self._split: bytes | None = None
 
     @property
     def write_paused(self) -> bool:
@@ -181,16 +181,19 @@ class FlightSink:
 
     def write(self, data: bytes) -> None:
         """See relay.Sink."""
-        self._flight.whole = self._scan.done
-        frame = self._scan.usage_frame
-        if frame is None or frame is self._split:
-            self._flight.publish(data)
-            return
-        self._split = frame
-        before, found, after = data.partition(frame)
-        for piece in (before, UsageFrame(found), after):
-            if piece:
-                self._flight.publish(piece)
+        flight, scan = self._flight, self._scan
+        flight.whole = scan.done
+        if scan.frames:
+            for frame in scan.frames:
+                before, found, data = data.partition(frame.asked)
+                if before:
+                    flight.publish(before)
+                piece = UsageFrame(found)
+                piece.unasked = frame.unasked
+                flight.publish(piece)
+            scan.frames.clear()
+        if data:
+            flight.publish(data)
 
     async def drain(self) -> None:
         """See relay.Sink."""
@@ -211,7 +214,9 @@ class ClientSink:
 
     def write(self, data: bytes) -> None:
         """See flight.Sink."""
-        if self._usage or type(data) is not UsageFrame:
+        if not self._usage and isinstance(data, UsageFrame):
+            data = data.unasked
+        if data:
             self._exchange.write(data)
 
     async def drain(self) -> None:

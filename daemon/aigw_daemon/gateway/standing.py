@@ -11,6 +11,7 @@ from aigw_daemon.gateway.activity import Activity
 from aigw_daemon.gateway.admission import RAMP_SECONDS, Lane, ramped
 from aigw_daemon.gateway.breaker import Breaker, Breakers
 from aigw_daemon.gateway.decision import CALM, Conditions
+from aigw_daemon.gateway.usage_support import UsageSupport
 from aigw_daemon.link.messages import BackendView, Snapshot
 from aigw_daemon.words import SERVING, State
 
@@ -32,6 +33,7 @@ class Standings:
         self._clock = clock
         self._lanes: dict[str, Lane] = {}
         self._breakers = Breakers(self._moved)
+        self._usage: dict[str, UsageSupport] = {}
         self._views: dict[str, BackendView] = {}
         self._ready_at: dict[str, float] = {}
         self._circuit_timer: asyncio.TimerHandle | None = None
@@ -50,6 +52,10 @@ class Standings:
     def breaker(self, backend: str) -> Breaker:
         """The backend's own."""
         return self._breakers.of(backend)
+
+    def usage(self, backend: str) -> UsageSupport:
+        """Whether the backend lets the gateway ask for usage."""
+        return self._usage.setdefault(backend, UsageSupport())
 
     @property
     def in_flight(self) -> int:
@@ -79,11 +85,14 @@ class Standings:
             if old is not None and old.state in _BEFORE_A_START and view.state in SERVING:
                 self._breakers.of(name).replaced()
                 self._ready_at[name] = self._clock()
+            if old is not None and _may_be_another(old, view):
+                self.usage(name).reset()
             self._open_lane(view)
             if old is not None and old.state is not view.state:
                 self.lane(name).wake_all()
         for gone in before.keys() - self._views.keys():
             self.lane(gone).wake_all()
+            self._usage.pop(gone, None)
         # A removed backend's lane stays while somebody is in it: the daemon must hear that it empties.
         self._lanes = {
             name: lane for name, lane in self._lanes.items() if name in self._views or lane.in_flight or lane.waiting
@@ -122,3 +131,9 @@ class Standings:
         self._breakers.refresh(self._clock())
         # Anew even if nothing moved: loops count in milliseconds, so a timer can ring a little before its time.
         self._set_circuit_timer()
+
+
+def _may_be_another(old: BackendView, new: BackendView) -> bool:
+    """Whether what answers by this name may not be what answered before."""
+    places = [(view.host, view.port, view.tls, view.base_path, view.revision) for view in (old, new)]
+    return places[0] != places[1] or (old.state not in SERVING and new.state in SERVING)

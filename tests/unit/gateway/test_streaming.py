@@ -2,11 +2,13 @@
 
 from itertools import pairwise
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aigw_daemon.gateway.streaming import MAX_EVENT_BYTES, StreamScan
+from aigw_daemon.gateway.streaming import MAX_EVENT_BYTES, StreamScan, opens_events
+from aigw_daemon.gateway.wire import ApiError
 from tests.support.fake_engine import DONE, FINISH, HELLO, USAGE
 
 COMMENT = b": ping\n\n"
@@ -20,8 +22,12 @@ OLD_MAC = b'data: {"choices":[]}\r\r'
 ENGINE_ERROR = b'data: {"error": {"message": "out of memory", "code": 500}}\n\n'
 
 
-def run(*pieces: bytes, drop_usage: bool = True, choices: int = 1) -> tuple[StreamScan, bytes]:
-    scan = StreamScan(drop_usage=drop_usage, choices=choices)
+TIMED_USAGE = USAGE.replace(b'"usage"', b'"id":"x","timings":{"prompt_n":3,"predicted_n":2},"usage"')
+TIMED_FINISH = FINISH.replace(b"}]}", b'}],"id":"x","timings":{"prompt_n":3,"predicted_n":2}}')
+
+
+def run(*pieces: bytes, drop_usage: bool = True, shared: bool = False, choices: int = 1) -> tuple[StreamScan, bytes]:
+    scan = StreamScan(drop_usage=drop_usage, shared=shared, choices=choices)
     forwarded = b"".join([scan.feed(piece) for piece in pieces])
     return scan, forwarded + scan.end()
 
@@ -92,7 +98,65 @@ def test_an_error_of_any_shape_is_one(error: bytes) -> None:
 def test_a_null_error_is_none() -> None:
     event = b'data: {"choices":[{"index":0,"finish_reason":"stop"}],"error":null}\n\n'
     scan, forwarded = run(event)
-    assert (scan.error, scan.finished, forwarded) == (None, True, event)
+    assert (scan.error, scan.finished, forwarded) == (None, True, event + DONE)
+
+
+def test_an_error_by_its_object_is_one_at_any_time() -> None:
+    event = b'data: {"object":"error","message":"out of memory","code":500}\n\n'
+    assert run(event)[0].error == "out of memory"
+    assert run(HELLO, event, FINISH, DONE)[0].error == "out of memory"
+
+
+@pytest.mark.parametrize(
+    "remark",
+    [
+        b"data: {}\n\n",
+        b'data: {"choices":[]}\n\n',
+        b'data: {"choices":null,"id":"x"}\n\n',
+        b'data: {"choices":[null]}\n\n',
+        b'data: {"choices":{}}\n\n',
+        b"data: []\n\n",
+        b"data: junk\n\n",
+        USAGE,
+    ],
+)
+def test_an_event_without_a_choice_begins_nothing(remark: bytes) -> None:
+    scan, forwarded = run(remark, drop_usage=False)
+    assert (scan.begun, scan.error, forwarded) == (False, None, remark)
+    scan, forwarded = run(remark, HELLO, FINISH, DONE, drop_usage=False)
+    assert (scan.begun, scan.finished, forwarded) == (True, True, remark + HELLO + FINISH + DONE)
+
+
+def test_fields_of_a_dropped_usage_frame_move_to_the_finish() -> None:
+    assert run(HELLO, FINISH, TIMED_USAGE, DONE)[1] == HELLO + TIMED_FINISH + DONE
+    assert run(HELLO, FINISH, COMMENT, TIMED_USAGE)[1] == HELLO + COMMENT + TIMED_FINISH + DONE
+
+
+def test_fields_over_several_lines_move_on_one() -> None:
+    frame = b'data: {"choices":[],"timings":{"prompt_n":3,\ndata: "predicted_n":2},"id":"x","usage":{}}\n\n'
+    moved = FINISH.replace(b"}]}", b'}],"timings":{"prompt_n":3,"predicted_n":2},"id":"x"}')
+    assert run(HELLO, FINISH, frame, DONE)[1] == HELLO + moved + DONE
+
+
+def test_a_shared_stream_tells_what_each_kind_of_client_gets_of_its_end() -> None:
+    scan, forwarded = run(HELLO, FINISH, TIMED_USAGE, DONE, drop_usage=False, shared=True)
+    assert forwarded == HELLO + FINISH + TIMED_USAGE + DONE
+    assert scan.frames == [(FINISH + TIMED_USAGE, TIMED_FINISH)]
+
+
+def test_a_finish_that_is_held_back_can_be_had() -> None:
+    scan = StreamScan(drop_usage=True)
+    assert (scan.feed(HELLO), scan.feed(FINISH), scan.waiting) == (HELLO, b"", True)
+    assert (scan.release(), scan.waiting, scan.end()) == (FINISH, False, DONE)
+    scan = StreamScan(drop_usage=False)
+    assert scan.feed(FINISH) == FINISH
+
+
+def test_timings_count_tokens_where_no_usage_comes() -> None:
+    scan, _ = run(HELLO, TIMED_FINISH.replace(b'{"prompt_n"', b'{"cache_n":30,"prompt_n"'), DONE)
+    assert scan.usage is not None
+    assert (scan.usage.prompt_tokens, scan.usage.completion_tokens) == (33, 2)
+    assert run(HELLO, FINISH.replace(b"}]}", b'}],"timings":"soon"}'), DONE)[0].usage is None
 
 
 @pytest.mark.parametrize(
@@ -134,7 +198,7 @@ def test_usage_of_any_spelling_and_type_is_a_usage_frame(usage: bytes, tokens: i
     scan, forwarded = run(HELLO, FINISH, frame, DONE)
     assert forwarded == HELLO + FINISH + DONE
     assert scan.usage is not None
-    assert (scan.usage.prompt_tokens, scan.usage_frame) == (tokens, frame)
+    assert scan.usage.prompt_tokens == tokens
 
 
 def test_two_choices_in_one_event_and_one_in_another_are_seen() -> None:
@@ -146,7 +210,7 @@ def test_two_choices_in_one_event_and_one_in_another_are_seen() -> None:
 def test_an_empty_error_beside_an_answer_is_none() -> None:
     event = b'data: {"choices":[{"index":0,"delta":{"content":"x"}}],"error":""}\n\n'
     scan, forwarded = run(event, FINISH)
-    assert (scan.error, scan.finished, forwarded) == (None, True, event + FINISH)
+    assert (scan.error, scan.finished, forwarded) == (None, True, event + FINISH + DONE)
 
 
 def test_text_that_looks_like_a_finish_is_text() -> None:
@@ -159,8 +223,45 @@ def test_a_comment_alone_begins_nothing() -> None:
     assert (scan.begun, forwarded) == (False, COMMENT)
 
 
-def test_an_event_without_its_end_is_given_out_at_the_end() -> None:
-    assert run(HELLO, FINISH.rstrip())[1] == HELLO + FINISH.rstrip()
+@pytest.mark.parametrize("last", [FINISH.rstrip(), FINISH[:-1], FINISH + DONE.rstrip(), FINISH + DONE[:-1]])
+def test_a_last_event_that_lacks_only_its_line_ends_is_completed(last: bytes) -> None:
+    scan, forwarded = run(HELLO, last)
+    assert (forwarded, scan.finished, scan.done) == (HELLO + FINISH + DONE, True, True)
+
+
+def test_a_finished_stream_without_done_gets_one() -> None:
+    assert run(HELLO, FINISH)[1] == HELLO + FINISH + DONE
+    assert run(HELLO, FINISH, USAGE, drop_usage=False)[1] == HELLO + FINISH + USAGE + DONE
+    assert run(HELLO)[1] == HELLO
+    assert run(HELLO, FINISH, ENGINE_ERROR)[1] == HELLO + FINISH
+    assert run(HELLO, FINISH, choices=2)[1] == HELLO + FINISH
+
+
+@pytest.mark.parametrize("size", [1, 7, 1_000_000])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_half_an_event_is_never_forwarded(end: bytes, size: int) -> None:
+    """Wherever the stream is cut, an error that follows is the last event, and all before it are whole."""
+    events = (COMMENT + HELLO + TOOL).replace(b"\n", end)
+    for cut in range(len(events)):
+        _, forwarded = run(*(events[:cut][at : at + size] for at in range(0, cut, size)))
+        *before, last = told(forwarded + ApiError(500, "cut").event())
+        assert msgspec.json.decode(last)["error"]["message"] == "cut"
+        assert [msgspec.json.decode(data)["choices"] for data in before] == [
+            msgspec.json.decode(data)["choices"] for data in told(HELLO + TOOL)[: len(before)]
+        ]
+
+
+def told(stream: bytes) -> list[bytes]:
+    """The data of each event, by the rules of the WHATWG's specification."""
+    found, data = list[bytes](), list[bytes]()
+    for line in stream.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n"):
+        if not line and data:
+            found.append(b"\n".join(data))
+            data = []
+        name, _, value = line.partition(b":")
+        if name == b"data":
+            data.append(value.removeprefix(b" "))
+    return found
 
 
 ALL = [COMMENT, HELLO, TOOL, JUNK, WINDOWS, OLD_MAC, HELLO, FINISH, USAGE, DONE]
@@ -188,10 +289,37 @@ def test_a_byte_at_a_time_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n"])
-@pytest.mark.parametrize("size", [1_000, 65_536, 10_000_000])
-def test_an_event_beyond_the_limit_passes_and_what_follows_is_read_again(end: bytes, size: int) -> None:
-    huge = b'data: {"x":"' + b"y" * (2 * MAX_EVENT_BYTES) + b'"}' + end
-    whole = HELLO + huge + FINISH + DONE
-    scan, forwarded = run(*(whole[at : at + size] for at in range(0, len(whole), size)))
-    assert forwarded == whole
-    assert scan.done
+@pytest.mark.parametrize("size", [65_536, 100_000_000])
+def test_a_large_event_passes_whole_and_one_beyond_the_limit_is_the_streams_end(end: bytes, size: int) -> None:
+    def streamed(length: int) -> tuple[StreamScan, bytes, bytes]:
+        large = b'data: {"x":"' + b"y" * length + b'"}' + end
+        whole = HELLO + large + FINISH + DONE
+        return *run(*(whole[at : at + size] for at in range(0, len(whole), size))), whole
+
+    scan, forwarded, whole = streamed(MAX_EVENT_BYTES // 2)
+    assert (forwarded == whole, scan.done) == (True, True)
+    scan, forwarded, whole = streamed(MAX_EVENT_BYTES + size)
+    assert (forwarded, scan.error) == (HELLO, "it sent an event longer than 16 MiB")
+
+
+@pytest.mark.parametrize(
+    ("opening", "labelled", "expected"),
+    [
+        (b"", True, None),
+        (b" \r\n", False, None),
+        (b"da", False, None),
+        (b"data:", False, True),
+        (b"data", False, None),
+        (b": hi", False, True),
+        (b"event: x", False, True),
+        (b"retry: 3", False, True),
+        (b"\xef\xbb\xbfdata: x", False, True),
+        (b'\n{"choices"', True, False),
+        (b"[1]", True, False),
+        (b"<html>", False, False),
+        (b"<html>", True, True),
+        (b"date: x", False, False),
+    ],
+)
+def test_a_stream_is_recognised_by_its_bytes(opening: bytes, labelled: bool, expected: bool | None) -> None:
+    assert opens_events(opening, labelled=labelled) is expected

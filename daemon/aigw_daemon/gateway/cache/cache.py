@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from aigw_daemon.gateway.cache.convert import JSON_TYPE, NoOtherForm, in_form
+from aigw_daemon.gateway.cache.convert import JSON_TYPE, in_form
+from aigw_daemon.gateway.cache.deltas import NoOtherForm
 from aigw_daemon.gateway.cache.entry import MAX_ENTRY_BYTES, Entry, Origin, stream_entry, whole_entry
 from aigw_daemon.gateway.cache.key import COMMON_SCOPE, KeySpace
 from aigw_daemon.gateway.cache.memory import Kept, MemoryTier
@@ -38,6 +39,8 @@ class Question(msgspec.Struct):
     stream: bool = False
     usage: bool = False
     """Whether it asked for a stream's usage frame."""
+    counted: bool = True
+    """Whether an engine that is asked for it may be asked for usage: the client hasn't said otherwise."""
     scope: bytes = COMMON_SCOPE
     """The tenant's, as in its key."""
 
@@ -77,7 +80,7 @@ class Cache:
     ) -> None:
         self._memory = memory
         self.redis = redis
-        """May be set later, and taken away again."""
+        """May be set later by `use`, and taken away again."""
         self._limit = limit
         self._clock = clock
         self._statistics = Statistics()
@@ -89,9 +92,17 @@ class Cache:
         """Keep answers in this tier from now on, up to this size each. What was counted stays."""
         self._memory, self._limit = memory, limit
 
+    def use(self, redis: "RedisTier") -> None:
+        """Keep answers there as well from now on, those that this process has got included."""
+        self.redis = redis
+        for kept in self._memory:
+            redis.store(kept.entry)
+
     def near(self, question: Question) -> Hit | None:
         """What this process keeps, if it can be had at once."""
         if not question.terms.look_up or (kept := self._memory.get(question.key)) is None:
+            return None
+        if not kept.entry.serves(stream=question.stream, usage=question.usage):
             return None
         entry = kept.forms.get(question.stream)
         if entry is None:
@@ -109,7 +120,7 @@ class Cache:
         if not question.terms.look_up:
             return None
         kept = self._memory.get(question.key) or await self._from_redis(question)
-        if kept is None:
+        if kept is None or not kept.entry.serves(stream=question.stream, usage=question.usage):
             return None
         entry = kept.forms.get(question.stream)
         if entry is None:
@@ -129,17 +140,25 @@ class Cache:
         self._statistics.of(question.name).coalesced += 1
 
     async def keep(
-        self, origin: Origin, body: bytes, *, stream: bool, content_type: str = JSON_TYPE, clears: int | None = None
+        self,
+        origin: Origin,
+        body: bytes,
+        *,
+        stream: bool,
+        content_type: str = JSON_TYPE,
+        counted: bool = True,
+        clears: int | None = None,
     ) -> bool:
         """Keep an answer of status 200 under what actually answered, if it may be kept; whether it is.
 
-        ``body`` is what the engine sent: of a stream, read to its end, all events with the usage frame. ``clears`` is
-        what that was when the engine was asked: a clear since then may have its reason in what shaped this answer.
+        ``body`` is what the engine sent: of a stream, read to its end, all events, with the usage frame if the engine
+        was asked for that (``counted``). ``clears`` is what that was when the engine was asked: a clear since then may
+        have its reason in what shaped this answer.
         """
         if len(body) <= THREAD_BYTES:
-            entry = self._entry(origin, body, stream, content_type)
+            entry = self._entry(origin, body, stream, content_type, counted)
         else:
-            entry = await asyncio.to_thread(self._entry, origin, body, stream, content_type)
+            entry = await asyncio.to_thread(self._entry, origin, body, stream, content_type, counted)
         if entry is None or clears not in {None, self.clears}:
             return False
         self._memory.put(entry, origin.ttl)
@@ -231,9 +250,9 @@ class Cache:
         body = entry.replay(usage=question.usage) if entry.stream else entry.body
         return Hit(entry, body, kept.lines, int(age) if age > 0 else 0)
 
-    def _entry(self, origin: Origin, body: bytes, stream: bool, content_type: str) -> Entry | None:
+    def _entry(self, origin: Origin, body: bytes, stream: bool, content_type: str, counted: bool) -> Entry | None:
         if stream:
-            return stream_entry(origin, body, self._limit)
+            return stream_entry(origin, body, self._limit, counted=counted)
         return whole_entry(origin, body, content_type, self._limit)
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import msgspec
 
 from aigw_daemon.gateway.cache.cache import Cache, CacheReport
-from aigw_daemon.gateway.cache.convert import NoOtherForm, in_form
+from aigw_daemon.gateway.cache.convert import in_form
+from aigw_daemon.gateway.cache.deltas import NoOtherForm
 from aigw_daemon.gateway.cache.entry import Entry
 from aigw_daemon.gateway.live import Live
 from aigw_daemon.gateway.routing import resolve

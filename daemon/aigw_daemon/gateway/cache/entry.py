@@ -11,6 +11,7 @@ import msgspec
 from aigw_daemon.gateway.answers import Usage
 from aigw_daemon.gateway.cache.events import DONE, Event, events
 from aigw_daemon.gateway.cache.policy import says_something
+from aigw_daemon.gateway.usage_frame import usage_of_timings, without_frame
 from aigw_daemon.gateway.wire import BAD_JSON
 from aigw_daemon.link.messages import CHAT, COMPLETIONS, EMBEDDINGS, RERANK
 
@@ -53,14 +54,23 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
     usage: Usage | None = None
     finish: str | None = None
     usage_frame: tuple[int, int] | None = None
-    """Where in a stream's body the usage frame stands: only clients that asked for it get it."""
+    """Place in a stream's body of what only clients that asked for usage get: the usage frame, with the event before it
+    if `unasked` isn't empty."""
+    unasked: bytes = b""
+    """What other clients get in its place."""
+    counted: bool = True
+    """Whether the engine was asked for a stream's usage."""
 
     def replay(self, *, usage: bool) -> bytes:
         """The body for a client that asked for a stream's usage frame, or didn't."""
         if usage or self.usage_frame is None:
             return self.body
         begin, end = self.usage_frame
-        return self.body[:begin] + self.body[end:]
+        return self.body[:begin] + self.unasked + self.body[end:]
+
+    def serves(self, *, stream: bool, usage: bool) -> bool:
+        """Whether it has what a request of this kind is answered with: a whole answer always has its usage."""
+        return self.counted or (stream and not usage)
 
     @property
     def tokens(self) -> int:
@@ -141,14 +151,14 @@ def _is_complete(endpoint: str, answer: _Answer) -> bool:
             return False
 
 
-def stream_entry(origin: Origin, body: bytes, limit: int = MAX_ENTRY_BYTES) -> Entry | None:
+def stream_entry(origin: Origin, body: bytes, limit: int = MAX_ENTRY_BYTES, *, counted: bool = True) -> Entry | None:
     """The entry for a stream of status 200 that was read to its end, or None if it may not be kept.
 
-    ``body`` is what the engine sent, with the usage frame, whoever asked for that.
+    ``body`` is what the engine sent, with the usage frame if it was asked for that (``counted``), whoever wanted it.
     """
     if len(body) > limit:
         return None
-    reading = _Reading()
+    reading = _Reading(body)
     try:
         for event in events(body):
             reading.take(event)
@@ -156,19 +166,23 @@ def stream_entry(origin: Origin, body: bytes, limit: int = MAX_ENTRY_BYTES) -> E
         return None
     if not reading.is_complete(origin.choices):
         return None
-    frame = reading.usage_frame
-    return Entry(origin, True, STREAM_TYPE, body, reading.usage, reading.finish, frame)
+    frame, unasked = reading.usage_frame, reading.unasked
+    return Entry(origin, True, STREAM_TYPE, body, reading.usage, reading.finish, frame, unasked, counted)
 
 
 class _Reading:
     """What the events of a stream say. Raises ValueError for a stream that may not be kept."""
 
-    def __init__(self) -> None:
+    def __init__(self, body: bytes) -> None:
         self.usage: Usage | None = None
         self.usage_frame: tuple[int, int] | None = None
+        self.unasked = b""
+        self._body = body
         self._finishes: dict[int, str | None] = {}
         self._saying: set[int] = set()
         """The choices that have said something."""
+        self._before: Event | None = None
+        """The event before the present one, if it finishes a choice."""
         self._done = False
 
     @property
@@ -198,10 +212,19 @@ class _Reading:
                 self._saying.add(choice.index)
         if answer.usage is not None:
             self._take_usage(answer, event)
+        elif self.usage is None:
+            self.usage = usage_of_timings(event.data)
+        self._before = event if any(choice.finish_reason for choice in answer.choices or ()) else None
 
     def _take_usage(self, answer: _Answer, event: Event) -> None:
         self.usage = answer.usage
-        if not answer.choices:
-            if self.usage_frame is not None:
-                raise ValueError("there are two usage frames")
-            self.usage_frame = (event.begin, event.end)
+        if answer.choices:
+            return
+        if self.usage_frame is not None:
+            raise ValueError("there are two usage frames")
+        self.usage_frame = (event.begin, event.end)
+        if (before := self._before) is not None and before.end == event.begin:
+            finish = self._body[before.begin : before.end]
+            unasked = without_frame(finish, before.data, event.data)
+            if unasked is not finish:
+                self.usage_frame, self.unasked = (before.begin, event.end), unasked

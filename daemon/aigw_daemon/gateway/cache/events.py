@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 DONE: Final = b"[DONE]"
 DONE_EVENT: Final = b"data: [DONE]\n\n"
 
-_END = re.compile(rb"\r\n\r\n|\n\n|\n\r\n|\r\r")
+_END = re.compile(rb"\r\n\r\n|\n\n|\n\r\n|\r\r|\n\r(?=[^\n])")
 _LINE = re.compile(rb"\r\n|\n|\r")
 
 

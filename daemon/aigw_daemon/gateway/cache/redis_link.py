@@ -118,7 +118,11 @@ class Link:
             raise Gone(reason) from error
         self._connection = connection
         self._transport = connection._writer.transport  # noqa: SLF001  its own disconnect would first flush
-        await self.ask((b"PING",))
+        [pong] = await self.ask((b"PING",))
+        if isinstance(pong, Refusal):
+            # While it loads what it has on disk, it refuses everything.
+            await self.fail(pong)
+            raise Gone(pong)
         self._answers = True
 
     async def fail(self, reason: str) -> None:

@@ -3,13 +3,14 @@
 Two tasks with a connection each: one asks for answers, all that are wanted at a moment with one MGET; the other stores
 them, so that a slow write holds up no look. A request only waits for a reply of the first, at most 100 ms from its own
 beginning, and whoever stops waiting leaves the connection alone. While there is no connection nobody waits at all: one
-timeout is enough to take it away, and a task gets it back.
+timeout is enough to take it away, and a task gets it back. Answers given meanwhile are stored then.
 """
 
 import asyncio
 from collections import deque
 from collections.abc import Callable, Collection
-from time import monotonic
+from contextlib import suppress
+from time import monotonic, time
 from typing import Final
 
 import msgspec
@@ -29,7 +30,7 @@ MOST_LOOKS: Final = 1_000
 WRITES_AT_ONCE: Final = 16
 MOST_BYTES_AT_ONCE: Final = 1024 * 1024
 MOST_WAITING_BYTES: Final = 16 * 1024 * 1024
-"""Of answers that wait to be stored; more are not stored."""
+"""Of answers that wait to be stored, also for a connection; of more the oldest are not stored."""
 _LEAST_SECONDS: Final = 0.001
 
 
@@ -41,7 +42,7 @@ class _Look(msgspec.Struct):
 
 class RedisTier:
     """``url`` as in `Link`, ``store`` as in `Keys`. ``limit``: bytes of an answer's body. ``pace`` makes the pace of
-    each connection.
+    each connection. ``now`` is the wall's clock, in seconds since the epoch.
     """
 
     def __init__(
@@ -50,7 +51,9 @@ class RedisTier:
         store: bytes,
         limit: int = MAX_ENTRY_BYTES,
         pace: Callable[[], Pace] = Pace,
+        *,
         clock: Callable[[], float] = monotonic,
+        now: Callable[[], float] = time,
     ) -> None:
         self.url = url
         self.counts = RedisCounts()
@@ -59,6 +62,7 @@ class RedisTier:
         self._prefix = store
         self._limit = limit
         self._clock = clock
+        self._now = now
         self._reads = Link(url, "look", pace())
         self._writes = Link(url, "store", pace())
         self._refusals = pace()
@@ -103,22 +107,29 @@ class RedisTier:
         return await asyncio.to_thread(codec.decode, blob, key, self._limit)
 
     def store(self, entry: Entry) -> None:
-        """Store an answer for as long as it says, later and if it can be done."""
-        if not self.writable or self._waiting_bytes + len(entry.body) > MOST_WAITING_BYTES:
+        """Store an answer for what is left of its time, as soon as there is a connection; unless Redis refuses."""
+        if self._clock() < self._quiet_until:
             self.counts.unstored += 1
             return
         self._waiting.append(entry)
         self._waiting_bytes += len(entry.body)
+        while self._waiting_bytes > MOST_WAITING_BYTES:
+            self._waiting_bytes -= len(self._waiting.popleft().body)
+            self.counts.unstored += 1
         self._storing.set()
 
     async def clear(self, models: Collection[str] | None, before: float | None) -> int:
         """Remove the answers that `RedisUpkeep.clear` would, and those that wait to be stored. Raises Gone."""
+        self._unqueue(models, before)
+        async with self._on_its_way:
+            # What was on its way is there to be removed, or waits again.
+            self._unqueue(models, before)
+        return await self.upkeep.clear(models, before)
+
+    def _unqueue(self, models: Collection[str] | None, before: float | None) -> None:
         kept = [entry for entry in self._waiting if not _is_chosen(entry, models, before)]
         self._waiting_bytes = sum(len(entry.body) for entry in kept)
         self._waiting = deque(kept)
-        async with self._on_its_way:
-            pass  # what is on its way must be there to be removed
-        return await self.upkeep.clear(models, before)
 
     async def _keep_looking(self) -> None:
         try:
@@ -162,10 +173,9 @@ class RedisTier:
         try:
             while True:
                 await self._writes.connect()
-                try:
+                # Without a connection what waits goes on waiting.
+                with suppress(Gone):
                     await self._store()
-                except Gone:
-                    self._give_up_writes()
         finally:
             await self._writes.close()
 
@@ -175,7 +185,7 @@ class RedisTier:
             async with self._on_its_way:
                 batch = self._next_writes()
                 if not batch:
-                    continue  # a clear was faster
+                    continue  # a clear was faster, or their time is over
                 replies = await self._write(batch)
             self._writes.pace.succeeded()
             refused = sum(isinstance(reply, Refusal) for reply in replies)
@@ -192,24 +202,38 @@ class RedisTier:
         try:
             return await self._writes.ask(*commands)
         except Gone:
-            self.counts.unstored += len(batch)
+            if self._writes.pace.failures == 1:
+                # The connection may have been dead before; what is stored twice does no harm.
+                self._waiting.extendleft(reversed(batch))
+                self._waiting_bytes += sum(len(entry.body) for entry in batch)
+                self._storing.set()
+            else:
+                self.counts.unstored += len(batch)
             raise
 
     async def _command(self, entry: Entry) -> tuple[bytes | int, ...]:
         brief = len(entry.body) <= THREAD_BYTES
         packed = codec.encode(entry) if brief else await asyncio.to_thread(codec.encode, entry)
+        milliseconds = max(1, int(self._left(entry) * 1000))
+        return b"SET", self._prefix + entry.origin.key.hex().encode(), packed, b"PX", milliseconds
+
+    def _left(self, entry: Entry) -> float:
+        """Seconds of its time that are left; never more than it was given, should the clock be set back."""
         origin = entry.origin
-        return b"SET", self._prefix + origin.key.hex().encode(), packed, b"PX", max(1, int(origin.ttl * 1000))
+        return min(origin.created + origin.ttl - self._now(), origin.ttl)
 
     def _next_writes(self) -> list[Entry]:
         batch: list[Entry] = []
         size = 0
         while self._waiting and len(batch) < WRITES_AT_ONCE:
-            size += len(self._waiting[0].body)
-            if batch and size > MOST_BYTES_AT_ONCE:
+            length = len(self._waiting[0].body)
+            if batch and size + length > MOST_BYTES_AT_ONCE:
                 break
-            batch.append(self._waiting.popleft())
-        self._waiting_bytes -= sum(len(entry.body) for entry in batch)
+            entry = self._waiting.popleft()
+            self._waiting_bytes -= length
+            if self._left(entry) > 0:
+                batch.append(entry)
+                size += length
         if not self._waiting:
             self._storing.clear()
         return batch

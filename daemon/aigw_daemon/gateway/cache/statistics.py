@@ -15,7 +15,7 @@ class RedisCounts(msgspec.Struct):
     unanswered: int = 0
     """Looks that got no reply in time."""
     unstored: int = 0
-    """Answers that were not stored: no connection, too much waiting, or Redis refused."""
+    """Answers that were not stored: too many waited for a connection, two attempts failed, or Redis refused."""
 
 
 class Statistics:

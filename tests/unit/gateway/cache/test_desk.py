@@ -164,7 +164,7 @@ def server() -> Iterator[RedisServer]:
 @asynccontextmanager
 async def far(server: RedisServer) -> AsyncIterator[tuple[Cache, CacheDesk]]:
     """A cache with a real Redis behind it, connected."""
-    tier = RedisTier(server.url, STORE)
+    tier = RedisTier(server.url, STORE, now=lambda: NOW)
     cache = Cache(MemoryTier(), tier, clock=lambda: NOW)
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(tier.run())
