@@ -3,6 +3,7 @@
 The hosts have names that no resolver knows, so that only what goes through the proxy can arrive.
 """
 
+import asyncio
 import hashlib
 import json
 import os
@@ -358,11 +359,16 @@ async def test_pip_is_excused_when_the_environment_is_bad(tmp_path: Path, unused
 def test_a_bad_variable_touches_only_the_backend_that_needs_it(tmp_path: Path) -> None:
     with cloud_server("near") as cloud:
         served = Aigw(tmp_path)
-        served.env |= {"ALL_PROXY": "socks://ada:s3cret@proxy:1080", "NO_PROXY": "[::1],fd00::/8,nowhere.example"}
+        served.env |= {
+            "ALL_PROXY": "socks://ada:s3cret@proxy:1080",
+            "NO_PROXY": "[::1],fd00::/8,nowhere.example",
+            "SSL_CERT_FILE": "/nowhere.pem",
+        }
         backends = (
             f"  near: {{engine: openai, url: '{cloud.url}'}}\n"
             f"  far: {{engine: openai, url: 'http://{NAME}/v1'}}\n"
             "  unknown: {engine: openai, url: 'http://nowhere.example/v1'}\n"
+            "  secured: {engine: openai, url: 'https://nowhere.example/v1'}\n"
         )
         try:
             profile = served.write_profile(profile_text(served.port, backends=backends, names=()))
@@ -371,6 +377,8 @@ def test_a_bad_variable_touches_only_the_backend_that_needs_it(tmp_path: Path) -
             assert why["near"][0] == "ready"
             assert why["far"][0] == "failed"
             assert "ALL_PROXY has the scheme socks://" in why["far"][1]
+            assert why["secured"][0] == "failed"
+            assert "SSL_CERT_FILE names /nowhere.pem, which can't be read" in why["secured"][1]
             assert why["unknown"] == ("unreachable", "the name nowhere.example can't be resolved")
             assert "can't be resolved" in served.run("why", "unknown", code=None).stdout
             assert "can't be resolved" in json.dumps(served.json("test-routing", "unknown/m", code=None))
@@ -379,3 +387,31 @@ def test_a_bad_variable_touches_only_the_backend_that_needs_it(tmp_path: Path) -
             assert "s3cret" not in served.log("aigwd") + json.dumps(served.status())
         finally:
             served.end()
+
+
+async def test_a_whole_aigw_takes_one_way_also_with_the_worker_of_a_daemon_that_had_another(
+    place: Place, tmp_path: Path
+) -> None:
+    served, url = Aigw(tmp_path), _url(place, "https")
+    backends = f"  far: {{engine: openai, url: '{url}/v1'}}\n"
+    profile = str(served.write_profile(profile_text(served.port, backends=backends, names=())))
+    async with TestProxy("socks5", place.tls) as proxy, httpx.AsyncClient(timeout=20) as client:
+        way = {"ALL_PROXY": f"socks5://127.0.0.1:{proxy.port}", "SSL_CERT_FILE": str(place.certificate)}
+        served.env |= way
+        try:
+            await asyncio.to_thread(served.run, "up", "--profile", profile)
+            answer = await client.post(f"{served.url}/v1/chat/completions", content=QUESTION)
+            assert answer.status_code == 200
+            digest = hashlib.sha256(MODEL).hexdigest()
+            await asyncio.to_thread(served.run, "pull", f"{url}/model.gguf", "--sha256", digest, "--name", "pulled")
+            assert set(proxy.seen) == {f"SOCKS {urlsplit(url).netloc}"}
+            worker = served.status()["gateway"]["pid"]
+            await asyncio.to_thread(served.kill_daemon)
+            served.env["ALL_PROXY"] = ""
+            await asyncio.to_thread(served.run, "up", code=1)
+            assert (served.status()["gateway"]["pid"], served.backend("far")["state"]) == (worker, "unreachable")
+            answer = await client.post(f"{served.url}/v1/chat/completions", content=QUESTION)
+            assert answer.status_code == 503
+            assert f"the name {NAME} can't be resolved" in answer.text
+        finally:
+            await asyncio.to_thread(served.end)

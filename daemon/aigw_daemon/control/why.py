@@ -84,7 +84,16 @@ def _sentence(report: BackendReport, in_flight: int, *, held: bool, now: float) 
         case State.STOPPED:
             return f"has been stopped for {since}{_stopped(report, held=held)}"
         case _:
-            return f"has been {report.state} for {since}{f': {report.why}' if report.why else ''}"
+            why = f": {report.why}" if report.why else ""
+            return f"has been {report.state} for {since}{why}{_listed(report, now)}"
+
+
+def _listed(report: BackendReport, now: float) -> str:
+    """What it had when it was last asked; requests for that are turned away for now, not as unknown."""
+    before = [model.listed_at for model in report.models if model.listed_at is not None]
+    if not before:
+        return ""
+    return f"; it listed {'1 model' if len(before) == 1 else f'{len(before)} models'} {duration(now - before[0])} ago"
 
 
 def _stopped(report: BackendReport, *, held: bool) -> str:

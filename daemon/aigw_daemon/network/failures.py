@@ -15,7 +15,9 @@ def connect_failure(error: BaseException, host: str, proxy: Proxy | None) -> str
     cause = root_cause(error)
     match cause:
         case socket.gaierror():
-            return f"the name {dialed} can't be resolved" + ("" if proxy is None else f", which {who} has")
+            return (
+                unresolved(dialed, cause) if proxy is None else f"{who} can't be reached: {unresolved(dialed, cause)}"
+            )
         case ssl.SSLCertVerificationError():
             reason = cause.verify_message.rstrip(".")
             return f"its certificate can't be verified: {reason}; SSL_CERT_FILE names a file of others to trust"
@@ -27,6 +29,12 @@ def connect_failure(error: BaseException, host: str, proxy: Proxy | None) -> str
             return f"{who} can't be reached: {cause.strerror}"
         case _:
             return f"{who} can't be reached"
+
+
+def unresolved(name: str, error: BaseException) -> str:
+    """A name for which the resolver has no address, or no answer."""
+    silent = isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN
+    return f"the name {name} can't be resolved" + (": the resolver doesn't answer" if silent else "")
 
 
 def refused_by_proxy(status: int, proxy: Proxy | None) -> str | None:

@@ -39,6 +39,14 @@ def is_this_machine(host: str) -> bool:
     return address.is_loopback or address.is_unspecified
 
 
+def ascii_host(host: str) -> str:
+    """The host as DNS and HTTP write it: ``bücher.example`` as ``xn--bcher-kva.example``."""
+    try:
+        return host if host.isascii() else host.encode("idna").decode()
+    except UnicodeError:
+        return host
+
+
 def authority(host: str, port: int) -> str:
     """``HOST:PORT``, an IPv6 address in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

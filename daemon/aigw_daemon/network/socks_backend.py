@@ -84,5 +84,5 @@ async def _translated(slow: type[Exception], broken: type[Exception]) -> AsyncIt
         raise slow(str(error)) from error
     except ProxyRefused as error:
         raise httpcore.ProxyError(str(error)) from error
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the second for a name that DNS can't have
         raise broken(str(error)) from error

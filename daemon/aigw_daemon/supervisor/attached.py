@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from aigw_daemon.link.messages import ModelView, Secret
 from aigw_daemon.network.egress import DIRECT, egress_for
-from aigw_daemon.network.hosts import is_this_machine
+from aigw_daemon.network.hosts import ascii_host, is_this_machine
 from aigw_daemon.profile.scalars import MissingVariableError, check_url, expand, header_key
 from aigw_daemon.profile.scalars import Secret as ProfileSecret
 from aigw_daemon.supervisor.backend import Address, Backend, BackendReport, Edges, Plan
@@ -78,6 +78,9 @@ class AttachedBackend(Backend):
     def _on_restart(self, *, now: bool) -> None:  # noqa: ARG002  # likewise
         self._on_start(by_operator=True)
 
+    def _is_settled(self) -> bool:
+        return super()._is_settled() and (self._probed or self.state is not State.UNREACHABLE)
+
     def _on_bug(self) -> None:
         self._end_effect()
 
@@ -121,7 +124,10 @@ class AttachedBackend(Backend):
         # Only openai's url is given up to and with /v1; the others name a server, whose routes are below /v1.
         path = parts.path if self.plan.kind is EngineKind.OPENAI else parts.path + V1
         address = Address(
-            parts.hostname or "", parts.port or _PORTS[parts.scheme], tls=parts.scheme == "https", base_path=path
+            ascii_host(parts.hostname or ""),
+            parts.port or _PORTS[parts.scheme],
+            tls=parts.scheme == "https",
+            base_path=path,
         )
         return f"{address.url}{path}", address, key
 
@@ -184,10 +190,9 @@ class AttachedBackend(Backend):
             moved = self._transition(event, why)
         else:
             moved = self._transition(Event.FAILING, why)
-        if not moved:
+        if not moved and (first or why != self.why):
             self.why = why
-            if first:
-                self._edges.on_change()
+            self._edges.on_change()
         if self.state is State.UNREACHABLE:
             self._answers_since = None
 

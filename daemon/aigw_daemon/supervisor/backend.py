@@ -225,8 +225,11 @@ class Backend(ABC):
 
     async def settled(self) -> State:
         """Wait until it is neither starting nor stopping; returns the state."""
-        await self._ask(lambda: None, until=lambda: self.state in SETTLED)
+        await self._ask(lambda: None, until=self._is_settled)
         return self.state
+
+    def _is_settled(self) -> bool:
+        return self.state in SETTLED
 
     async def refresh(self) -> None:
         """Ask it for its models now; returns when `report` has them. Of one that doesn't serve nothing is asked."""

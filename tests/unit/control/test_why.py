@@ -7,6 +7,7 @@ import pytest
 
 from aigw_daemon.control.schema import Why
 from aigw_daemon.control.why import NEXT, duration, explain
+from aigw_daemon.link.messages import ModelView
 from aigw_daemon.supervisor.backend import BackendReport, Past
 from aigw_daemon.supervisor.engines.base import Engine
 from aigw_daemon.supervisor.engines.llamacpp import LlamacppEngine
@@ -25,6 +26,7 @@ READY = BackendReport(
     attached=False,
     uptime_s=600.0,
 )
+LISTED = tuple(ModelView(id=name, created=0, listed=False, listed_at=NOW - 600) for name in ("x", "y"))
 
 LLAMACPP, VLLM = LlamacppEngine(), VllmEngine()
 
@@ -144,6 +146,11 @@ def test_backend_that_waits_for_its_next_try_says_what_it_waits_after() -> None:
         (
             {"state": State.UNREACHABLE, "attached": True, "why": "it refuses connections"},
             "has been unreachable for 10 min: it refuses connections",
+            "look after the server there: aigw only asks it, and goes on asking",
+        ),
+        (
+            {"state": State.UNREACHABLE, "attached": True, "why": "it refuses connections", "models": LISTED},
+            "has been unreachable for 10 min: it refuses connections; it listed 2 models 10 min ago",
             "look after the server there: aigw only asks it, and goes on asking",
         ),
     ],

@@ -1,5 +1,6 @@
 """Which URLs go through which proxy, and which certificates count: the decision alone."""
 
+import socket
 from pathlib import Path
 
 import certifi
@@ -7,7 +8,8 @@ import msgspec
 import pytest
 
 from aigw_daemon.network.egress import DIRECT, Egress, egress_for
-from aigw_daemon.network.hosts import is_loopback
+from aigw_daemon.network.failures import connect_failure
+from aigw_daemon.network.hosts import ascii_host, is_loopback
 from aigw_daemon.network.pip import pip_environment, pip_problem
 from aigw_daemon.network.problems import BadEnvironment
 from aigw_daemon.network.proxies import Proxy, proxy_for
@@ -60,6 +62,23 @@ def test_this_machine_is_never_asked_through_a_proxy(host: str) -> None:
     for value in (PROXY, "socks://broken", "http://proxy:99999"):
         assert chosen(f"http://{host}:8000/v1", HTTP_PROXY=value, ALL_PROXY=value) is None
         assert chosen(f"https://{host}:8000/v1", HTTPS_PROXY=value) is None
+
+
+def test_an_international_name_is_written_as_dns_has_it() -> None:
+    found = [ascii_host(host) for host in ("engine.example", "bücher.example", "10.0.0.1", "fd00::1", f"{'ü' * 70}.x")]
+    assert found == ["engine.example", "xn--bcher-kva.example", "10.0.0.1", "fd00::1", f"{'ü' * 70}.x"]
+
+
+@pytest.mark.parametrize(
+    ("code", "said"), [(socket.EAI_NONAME, ""), (socket.EAI_AGAIN, ": the resolver doesn't answer")]
+)
+def test_a_name_that_is_unknown_is_told_from_a_resolver_that_is_silent(code: int, said: str) -> None:
+    proxy, error = proxy_for(HTTP, {"HTTP_PROXY": PROXY}), OSError("as httpx wraps it")
+    error.__cause__ = socket.gaierror(code, "…")
+    assert connect_failure(error, "a.example", None) == f"the name a.example can't be resolved{said}"
+    assert connect_failure(error, "a.example", proxy) == (
+        f"the proxy proxy.example:3128 (HTTP_PROXY) can't be reached: the name proxy.example can't be resolved{said}"
+    )
 
 
 def test_an_unspecified_address_is_no_loopback_to_listen_on() -> None:

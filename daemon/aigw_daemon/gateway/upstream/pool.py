@@ -13,6 +13,7 @@ from time import monotonic
 from aigw_daemon.gateway.upstream.base import Address, ConnectFailed, Response
 from aigw_daemon.gateway.upstream.connection import Connection, StaleConnection
 from aigw_daemon.network.dialing import ProxyRefused, dial, open_tunnel
+from aigw_daemon.network.failures import unresolved
 from aigw_daemon.network.problems import BadEnvironment
 from aigw_daemon.network.trust import tls_context, trust_store
 
@@ -184,9 +185,9 @@ class PooledClient:
                 return ConnectFailed(f"{where}: no answer within {self._connect_timeout:g} s", "connect_timeout")
             case ProxyRefused():
                 return ConnectFailed(f"{where}: {error}", "proxy")
-            case socket.gaierror():
+            case socket.gaierror() | UnicodeError():  # the second for a name that DNS can't have
                 name = address.host if proxy is None else proxy.host
-                return ConnectFailed(f"{where}: the name {name} can't be resolved", "unresolved")
+                return ConnectFailed(f"{where}: {unresolved(name, error)}", "unresolved")
             case ConnectionRefusedError():
                 nobody = "nothing listens there" if proxy is None else "the proxy doesn't listen"
                 return ConnectFailed(f"{where}: connection refused, {nobody}", "refused")
