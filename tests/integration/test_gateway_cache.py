@@ -148,6 +148,8 @@ LENGTH = CHAT_ANSWER.replace(b'"stop"', b'"length"')
     ("behaviour", "body"),
     [
         pytest.param(says(whole(LENGTH)), request(), id="cut by length"),
+        pytest.param(says(whole(CHAT_ANSWER.replace(b'"Hi"', b'""'))), request(), id="nothing said"),
+        pytest.param(says(stream(FINISH, DONE)), request(stream=True), id="nothing said in a stream"),
         pytest.param(says(whole(b'{"error":"bad"}', 400)), request(), id="an error"),
         pytest.param(says(stream(HELLO)), request(stream=True), id="a stream that was cut"),
         pytest.param(says(stream(DONE)), request(stream=True), id="nothing but the end"),
@@ -162,6 +164,14 @@ async def test_what_is_not_complete_is_never_kept(
         _, headers, _ = await asked(gateway, body)
         assert headers.get(b"x-aigw-cache", b"miss") == b"miss"
     assert len(engine.requests) >= 2
+
+
+async def test_half_an_emoji_is_answered_and_not_kept(gateway: GatewayProcess, engine: FakeEngine) -> None:
+    body = request().replace(b"Hello", rb"cut \ud83d")
+    for _ in range(2):
+        status, headers, _ = await asked(gateway, body)
+        assert (status, headers[b"x-aigw-cache"]) == (200, b"off")
+    assert len(engine.requests) == 2
 
 
 @pytest.mark.parametrize(

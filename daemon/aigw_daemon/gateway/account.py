@@ -67,10 +67,10 @@ class Account:
         self.clock = clock
         self._began = perf_counter()
 
-    def asks(self) -> Ask:
-        """What decides who can answer. The body is read for it once."""
+    def asks(self, room: int) -> Ask:
+        """What decides who can answer; the body is read for it once. ``room``: see `requests.asks`."""
         if self.wanted is None:
-            self.wanted = asks(self.endpoint, self.facts, self.body)
+            self.wanted = asks(self.endpoint, self.facts, self.body, room)
         return self.wanted
 
     @property

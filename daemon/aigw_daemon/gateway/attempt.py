@@ -247,10 +247,11 @@ def _check_whole(call: Account, hop: Hop, content: bytes) -> None:
     except BAD_JSON as error:
         what = "is empty" if not content.strip() else f"is not an answer ({error})"
         raise AttemptFailed(Kind.FAILED, f"its answer {what}", counts=Failure.BAD_ANSWER) from error
-    missing = lack(call.endpoint, answer, call.body)
-    if answer.is_error or missing is not None:
-        said = _said(hop, content) if len(content) <= MAX_ERROR_BYTES else Said(None)
-        raise refused_inside(said, "its answer", missing)
+    if answer.error is not None or not answer.choices or call.endpoint not in STREAMED:
+        missing = lack(call.endpoint, answer, call.body)
+        if missing is not None or answer.is_error:
+            said = _said(hop, content) if len(content) <= MAX_ERROR_BYTES else Said(None)
+            raise refused_inside(said, "its answer", missing)
     call.usage = answer.usage
     for choice in answer.choices or ():
         call.finish_reason = call.finish_reason or choice.finish_reason

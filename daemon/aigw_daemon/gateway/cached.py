@@ -179,7 +179,7 @@ class Cached:
         if plan is None or plan.caching is None:
             return None
         if len(plan.decision.candidates) > 1 and is_special(call.facts, call.body):
-            plan = self._live.plan(call.asks()) or plan
+            plan = self._live.plan(call.asks(plan.room)) or plan
         return plan.caching
 
     def _asked(self, call: Call, caching: Caching) -> Terms:

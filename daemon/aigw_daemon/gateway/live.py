@@ -75,6 +75,11 @@ class Live:
             self.plans[ask.endpoint, ask.model] = plan
         return plan
 
+    def room(self, endpoint: str, model: str) -> int:
+        """Bytes of a body that fits whoever may answer for certain; see `Plan.room`."""
+        plan = self.plan(Ask(model, endpoint))
+        return 0 if plan is None else plan.room
+
     def is_current(self, plan: Plan) -> bool:
         """Whether nothing has changed since it was made."""
         return plan.epoch == self._epoch

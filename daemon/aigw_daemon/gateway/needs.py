@@ -6,7 +6,7 @@ backend is skipped whose context would do.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -17,9 +17,12 @@ from aigw_daemon.link.messages import CHAT, COMPLETIONS, EMBEDDINGS, RERANK
 
 UNITS_PER_TOKEN: Final = 8
 """Bytes of ASCII text that are at least one token. See `_units` for other scripts."""
+_BYTES_PER_NUMBER: Final = 2
+"""A prompt may come as the numbers of its tokens: a digit and a comma for each, at least."""
 _IMAGE_TYPES: Final = frozenset({"image_url", "input_image", "image"})
 _ESCAPED_ASCII: Final = re.compile(rb"\\u00[4-7]")
 """How the letters of the words above may be spelled as well."""
+_BLANKS: Final = b" \n\t\r"
 _SAID: Final = ("text", "refusal", "thinking")
 """Fields of a content part that are text."""
 
@@ -52,26 +55,36 @@ _encode = msgspec.json.Encoder().encode
 
 def may_see(body: bytes) -> bool:
     """Whether there may be pictures: a search of the bytes, never wrong when it says no."""
-    return b"image_url" in body or b'image"' in body or (b"\\u00" in body and bool(_ESCAPED_ASCII.search(body)))
+    return b"image" in body or (b"\\u00" in body and bool(_ESCAPED_ASCII.search(body)))
 
 
-def read_prompt(endpoint: str, body: bytes) -> Prompt:
-    """What a request's prompt needs. Takes as long as the body is large."""
+def room(endpoint: str, context: int) -> int:
+    """Bytes of a body whose prompt fits into so many tokens for certain: nobody need count shorter ones."""
+    return context * (UNITS_PER_TOKEN if endpoint == CHAT else _BYTES_PER_NUMBER)
+
+
+def read_prompt(endpoint: str, body: bytes, *, counted: bool = True) -> Prompt:
+    """What a request's prompt needs; ``counted``: its tokens as well. Takes as long as the body is large."""
     said = _read(body)
+    sees = endpoint == CHAT and any(
+        _is_image(part) for message in _objects(said.messages) for part in _objects(message.get("content"))
+    )
+    return Prompt(sees, _tokens(endpoint, said) if counted else 0)
+
+
+def _tokens(endpoint: str, said: _Body) -> int:
     match endpoint:
         case _ if endpoint == CHAT:
-            messages = _objects(said.messages)
-            sees = any(_is_image(part) for message in messages for part in _objects(message.get("content")))
-            return Prompt(sees, _units_of(_chat_texts(said, messages)) // UNITS_PER_TOKEN)
+            return sum(map(_units, _chat_texts(said))) // UNITS_PER_TOKEN
         case _ if endpoint == COMPLETIONS:
-            return Prompt(tokens=_longest(said.prompt))
+            return _longest(said.prompt)
         case _ if endpoint == EMBEDDINGS:
-            return Prompt(tokens=_longest(said.input))
+            return _longest(said.input)
         case _ if endpoint == RERANK:
             # Each document goes through the model with the query.
-            return Prompt(tokens=_longest(said.query) + max(_longest(said.documents), _longest(said.texts)))
+            return _longest(said.query) + max(_longest(said.documents), _longest(said.texts))
         case _:
-            return Prompt()
+            return 0
 
 
 def _read(body: bytes) -> _Body:
@@ -93,8 +106,8 @@ def _is_image(part: dict[str, Any]) -> bool:
     return "image_url" in part if kind is None else isinstance(kind, str) and kind in _IMAGE_TYPES
 
 
-def _chat_texts(said: _Body, messages: Iterable[dict[str, Any]]) -> Iterator[str]:
-    for message in messages:
+def _chat_texts(said: _Body) -> Iterator[str]:
+    for message in _objects(said.messages):
         content = message.get("content")
         if isinstance(content, str):
             yield content
@@ -133,16 +146,12 @@ def _tokens_of(prompt: Any) -> int:
             return 0
 
 
-def _units_of(texts: Iterable[str]) -> int:
-    return sum(map(_units, texts))
-
-
 def _units(text: str) -> int:
     """Eight of these are at least one token: bytes, but at most two for a character, and none for blanks.
 
     Latin letters are one byte, and tokens have hardly more than eight of them. Where letters take two or three bytes,
     four and more of them make a token in some vocabularies. Blanks belong to the word after them, or are many in one.
     """
-    blanks = sum(map(text.count, " \n\t\r"))
-    size = len(text) if text.isascii() else min(len(text.encode("utf-8", "replace")), 2 * len(text))
-    return size - blanks
+    written = text.encode("utf-8", "replace")
+    said = len(written.translate(None, _BLANKS))
+    return said if len(written) == len(text) else min(said, 2 * (len(text) - len(written) + said))

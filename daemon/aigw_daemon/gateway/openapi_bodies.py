@@ -120,6 +120,7 @@ _RANKING: Final[Schema] = {
     **_CHECKED,
     "query": {**STRING, "description": "What the documents should be about."},
     "documents": {**_list({"type": ["string", "object"]}), "description": "What is put in order."},
+    "texts": {**_STRINGS, "description": "In place of documents, for engines that know TEI's form."},
     "top_n": {**_INTEGER, "description": "Only the best so many."},
 }
 
@@ -134,6 +135,8 @@ def _choices(content: str) -> Schema:
 
 _VECTOR: Final[Schema] = _object({"index": _INTEGER, "embedding": {"oneOf": [_list(_NUMBER), STRING]}}, "embedding")
 _RANKED: Final[Schema] = _object({"index": _INTEGER, "relevance_score": _NUMBER}, "index", "relevance_score")
+_RANKS: Final[Schema] = _object({"model": STRING, "results": _list(_RANKED), "usage": _USAGE}, "results")
+_RANKS_OF_TEXTS: Final[Schema] = _list(_object({"index": _INTEGER, "score": _NUMBER}, "index", "score"))
 
 ENDPOINTS: Final[Mapping[str, Endpoint]] = {
     CHAT: Endpoint("Answer a conversation", _object(_CONVERSING, "model", "messages"), _choices("message"), True),
@@ -145,8 +148,11 @@ ENDPOINTS: Final[Mapping[str, Endpoint]] = {
     ),
     RERANK: Endpoint(
         "Put documents in the order of a query",
-        _object(_RANKING, "model", "query", "documents"),
-        _object({"model": STRING, "results": _list(_RANKED), "usage": _USAGE}, "results"),
+        {
+            **_object(_RANKING, "model", "query"),
+            "anyOf": [{"required": ["documents"]}, {"required": ["texts"]}],
+        },
+        {"oneOf": [_RANKS, _RANKS_OF_TEXTS]},
     ),
 }
 """By the words of `link.messages.ENDPOINTS`."""

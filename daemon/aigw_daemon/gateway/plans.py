@@ -3,12 +3,16 @@
 It holds everything that doesn't change between two requests for the same model, so that a request only looks it up.
 """
 
+import sys
+
 import msgspec
 
 from aigw_daemon.gateway.admission import Lane
 from aigw_daemon.gateway.breaker import Breaker
 from aigw_daemon.gateway.cache.key import KeySpace
 from aigw_daemon.gateway.cache.policy import Terms, usual_terms
+from aigw_daemon.gateway.needs import room
+from aigw_daemon.gateway.requests import COUNTED_BYTES
 from aigw_daemon.gateway.routing import Candidate, Decision, Readiness, RoutingTable
 from aigw_daemon.gateway.standing import Standings
 from aigw_daemon.gateway.upstream.base import Address, request_head
@@ -83,6 +87,8 @@ class Plan(msgspec.Struct, frozen=True):
     """The one to ask without further thought: ready, first whatever the load, the request's fields left alone."""
     caching: Caching | None
     """None where answers are not kept."""
+    room: int
+    """Bytes of a body that is short enough for every candidate's context, whatever its prompt is."""
     epoch: int
     """When it was made: in a later one it is out of date."""
 
@@ -100,8 +106,15 @@ def compile_plan(table: RoutingTable, standings: Standings, decision: Decision, 
         overflow=tuple(_hop(table, standings, decision, candidate, cache) for candidate in longer),
         first=hops[0] if plain else None,
         caching=_caching(table, decision, cache),
+        room=_room(table, decision),
         epoch=epoch,
     )
+
+
+def _room(table: RoutingTable, decision: Decision) -> int:
+    views = map(table.view, decision.candidates)
+    contexts = [view.context for view in views if view is not None and view.context is not None]
+    return max(COUNTED_BYTES, room(decision.endpoint, min(contexts))) if contexts else sys.maxsize
 
 
 def _caching(table: RoutingTable, decision: Decision, cache: CacheView) -> Caching | None:

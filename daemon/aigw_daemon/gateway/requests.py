@@ -73,9 +73,9 @@ class Facts(msgspec.Struct):
     @property
     def has_tools(self) -> bool:
         """Whether the model is offered tools."""
-        if self.tools is ABSENT and self.functions is ABSENT:
-            return False
-        return any(_FILLED.match(memoryview(offered)) is not None for offered in (self.tools, self.functions))
+        return (self.tools is not ABSENT and _is_filled(self.tools)) or (
+            self.functions is not ABSENT and _is_filled(self.functions)
+        )
 
     @property
     def usage_asked(self) -> bool:
@@ -129,16 +129,25 @@ def parse_facts(body: bytes) -> Facts:
 
 def is_special(facts: Facts, body: bytes) -> bool:
     """Whether more than the model's name may decide who can answer: see `asks`."""
-    return facts.tools is not ABSENT or facts.functions is not ABSENT or len(body) > COUNTED_BYTES or may_see(body)
+    return (
+        facts.tools is not ABSENT
+        or facts.functions is not ABSENT
+        or len(body) > COUNTED_BYTES
+        or b"image" in body
+        or (b"\\u00" in body and may_see(body))
+    )
 
 
-def asks(endpoint: str, facts: Facts, body: bytes) -> Ask:
-    """What decides who can answer: beside the model, whether it must see, call tools, or read much."""
-    counted = len(body) > COUNTED_BYTES
+def asks(endpoint: str, facts: Facts, body: bytes, room: int = COUNTED_BYTES) -> Ask:
+    """What decides who can answer: beside the model, whether it must see, call tools, or read much.
+
+    The tokens of a body of at most ``room`` bytes are not counted.
+    """
+    calls, counted = facts.has_tools, len(body) > room
     if not counted and not may_see(body):
-        return Ask(facts.model, endpoint, _NEEDS[False, facts.has_tools])
-    prompt = read_prompt(endpoint, body)
-    return Ask(facts.model, endpoint, _NEEDS[prompt.sees, facts.has_tools], prompt.tokens if counted else 0)
+        return Ask(facts.model, endpoint, _NEEDS[False, calls])
+    prompt = read_prompt(endpoint, body, counted=counted)
+    return Ask(facts.model, endpoint, _NEEDS[prompt.sees, calls], prompt.tokens)
 
 
 async def rewritten(
@@ -173,6 +182,10 @@ def _spliced(body: bytes, model: str, params: ParamsView | None, *, add_usage: b
         options["include_usage"] = msgspec.Raw(b"true")
         fields["stream_options"] = msgspec.Raw(_encode(options))
     return _encode(fields)
+
+
+def _is_filled(array: msgspec.Raw) -> bool:
+    return _FILLED.match(memoryview(array)) is not None
 
 
 def _check_bounds(facts: Facts) -> None:

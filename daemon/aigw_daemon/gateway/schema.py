@@ -6,7 +6,7 @@ from pydantic import BaseModel
 
 
 class ErrorContent(BaseModel):
-    """What went wrong."""
+    """What went wrong. An engine's own simple fields, such as llama.cpp's n_ctx, come beside these."""
 
     message: str
     type: str

@@ -62,7 +62,7 @@ class Walk:
         self._means = means
         self._live = means.live
         self._call = call
-        self._ask = call.asks()
+        self._ask = call.asks(means.live.room(call.endpoint, call.model))
         self._failed: dict[tuple[str, str], AttemptFailed] = {}
         """What each candidate said last, by backend and model."""
         self._places: dict[str, int] = {}

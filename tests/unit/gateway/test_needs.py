@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aigw_daemon.gateway.decision import Ask
+from aigw_daemon.gateway.needs import read_prompt, room
 from aigw_daemon.gateway.requests import COUNTED_BYTES, asks, is_special, parse_facts
 from aigw_daemon.link.messages import CHAT, COMPLETIONS, EMBEDDINGS, RERANK
 
@@ -216,6 +217,22 @@ def test_other_scripts_are_counted_by_letters_however_they_are_spelled(text: str
         body = json.dumps(said, ensure_ascii=ascii_only).encode()
         tokens = asks(CHAT, parse_facts(body), body).tokens
         assert least < tokens / (len(text) * 1_000) < most
+
+
+@given(VALUES, st.sampled_from([CHAT, COMPLETIONS, EMBEDDINGS, RERANK]), st.booleans())
+def test_no_prompt_is_longer_than_its_body_has_room_for(value: Any, endpoint: str, ascii_only: bool) -> None:
+    names = ("prompt", "input", "query", "documents", "tools", "functions")
+    fields = {**dict.fromkeys(names, value), "messages": [{"content": value}]}
+    body = json.dumps(fields, ensure_ascii=ascii_only, separators=(",", ":")).encode("utf-8", "replace")
+    tokens = read_prompt(endpoint, body).tokens
+    assert room(endpoint, tokens) <= len(body)
+
+
+def test_what_has_room_for_certain_is_not_counted() -> None:
+    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": PROSE}]}).encode()
+    facts = parse_facts(body)
+    assert asks(CHAT, facts, body, room(CHAT, 8_192)).tokens == 0
+    assert asks(CHAT, facts, body, room(CHAT, 4_096)).tokens > 4_096
 
 
 @given(VALUES, st.sampled_from([CHAT, COMPLETIONS, EMBEDDINGS, RERANK]))
