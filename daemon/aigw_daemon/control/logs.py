@@ -34,8 +34,14 @@ def _tail(path: Path, count: int) -> tuple[bytes, int]:
             position = max(0, position - BLOCK)
             log.seek(position)
             data = log.read(end - position)
-    kept = data.splitlines(keepends=True)[-count:] if count else []
-    return b"".join(kept), end
+    return _last_lines(data, count), end
+
+
+def _last_lines(data: bytes, count: int) -> bytes:
+    r"""The last lines, the last one whole or not; a line ends at ``\n`` alone."""
+    pieces = data.split(b"\n")
+    ended = pieces[-1] == b""
+    return b"\n".join(pieces[-count - ended :]) if count else b""
 
 
 def _since(path: Path, position: int) -> tuple[bytes, int]:

@@ -38,3 +38,13 @@ async def test_following_goes_on_after_the_log_was_cut(tmp_path: Path) -> None:
         assert await anext(lines) == "second\n"
         path.write_text("third\n")
         assert await anext(lines) == "third\n"
+
+
+async def test_a_line_ends_at_a_line_feed_alone(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_text("first\n10%\r50%\r\u2028\x85\x0b\x0c\nlast\n", newline="")
+    assert await read(path, 2) == "10%\r50%\r\u2028\x85\x0b\x0c\nlast\n"
+    assert await read(path, 0) == ""
+    path.write_text("first\nwithout an end", newline="")
+    assert await read(path, 1) == "without an end"
+    assert await read(path, 9) == "first\nwithout an end"
