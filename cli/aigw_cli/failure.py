@@ -16,6 +16,7 @@ class ExitCode(IntEnum):
     UNKNOWN_NAME = 4
     INVALID_PROFILE = 5
     INTERRUPTED = 130
+    OUTPUT_GONE = 141
 
 
 class CommandError(Exception):

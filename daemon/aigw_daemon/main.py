@@ -56,9 +56,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except SystemExit as end:
         code = end.code
     if (trouble := standard_streams.flush()) is not None and not code:
-        with suppress(OSError):
-            sys.stderr.write(f"aigwd: cannot write to standard output: {trouble.strerror}\n")
-        code = EXIT_FAILED
+        code = _unwritten(trouble)
+    standard_streams.flush()
     sys.exit(code)
 
 
@@ -126,8 +125,7 @@ async def _run(home: Home, options: argparse.Namespace, lock: int) -> int:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # held back since the exec, if there was one
     if options.stop_all:
         leftovers = await daemon.stop_leftovers()
-        sys.stdout.write(f"{leftovers}\n")
-        return EXIT_FAILED if leftovers.unkillable else 0
+        return EXIT_FAILED if not _say(str(leftovers)) or leftovers.unkillable else 0
     ending = await daemon.run(
         on_ready=lambda: _tell(options.ready_fd, {"ready": True}), serve=options.up, profile=options.profile
     )
@@ -176,6 +174,23 @@ def _log_to(home: Home, *, foreground: bool) -> None:
     logging.raiseExceptions = False  # a terminal that is gone is no reason for a traceback on it
     logging.basicConfig(level=logging.INFO, handlers=handlers, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line per probe says nothing
+
+
+def _say(line: str) -> bool:
+    """Print to whoever called us; returns whether that could be done."""
+    try:
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+    except OSError as error:
+        _unwritten(error)
+        return False
+    return True
+
+
+def _unwritten(trouble: OSError) -> int:
+    with suppress(OSError):
+        sys.stderr.write(f"aigwd: cannot write to standard output: {trouble.strerror}\n")
+    return EXIT_FAILED
 
 
 def _give_up(ready_fd: int | None, problem: Problem) -> NoReturn:

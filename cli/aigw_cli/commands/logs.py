@@ -46,13 +46,13 @@ def logs(backend: Of, follow: Follow = False, lines: Lines = 200, as_json: AsJso
 def _show(lines: Iterator[str], screen: "Screen") -> None:
     from rich.text import Text
 
-    from aigw_cli.render.text import clean
+    from aigw_cli.render.text import clean, drawn_last
 
     for line in lines:
         if screen.as_json:
             screen.record({"line": line})
         else:
-            screen.show([Text(clean(line), overflow="fold")])
+            screen.show([Text(clean(drawn_last(line)), overflow="fold")])
 
 
 def _written(count: int) -> Iterator[str]:
@@ -61,7 +61,7 @@ def _written(count: int) -> Iterator[str]:
     from aigw_daemon.home import Home
 
     try:
-        with Home.from_environment().daemon_log.open(encoding="utf-8", errors="replace") as log:
+        with Home.from_environment().daemon_log.open(encoding="utf-8", errors="replace", newline="\n") as log:
             last = deque(log, maxlen=count)
     except FileNotFoundError:
         raise DaemonNotRunning("aigwd is not running, and never was: there is no log") from None

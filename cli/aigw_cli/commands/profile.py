@@ -84,7 +84,7 @@ def show(profile: Which, as_json: AsJson = False) -> ExitCode:
     """Print a profile's file."""
     from rich.text import Text
 
-    from aigw_cli.render.text import clean
+    from aigw_cli.render.text import clean, lines_of
     from aigw_cli.screen import Screen
 
     path = _find(profile)
@@ -98,7 +98,7 @@ def show(profile: Which, as_json: AsJson = False) -> ExitCode:
     if as_json:
         screen.document({"name": path.stem, "path": str(path), "text": text})
     else:
-        screen.show(Text(clean(line), overflow="fold") for line in [f"# {path}", *text.splitlines()])
+        screen.show(Text(clean(line), overflow="fold") for line in [f"# {path}", *lines_of(text)])
     return ExitCode.OK
 
 

@@ -3,7 +3,7 @@
 from rich.text import Text
 
 from aigw_cli.render.look import Column, Look, Row, fit, hanging, packed, table
-from aigw_cli.render.text import clean, duration, file_size, memory
+from aigw_cli.render.text import clean, duration, file_size, lines_of, memory
 from aigw_daemon.control.cache_schema import (
     CacheAnswer,
     CacheClear,
@@ -66,7 +66,7 @@ def answer_lines(answer: CacheAnswer, look: Look) -> list[Text]:
         _labelled("kept", f"{duration(answer.age_s)} ago  {duration(answer.ttl_left_s)} left"),
         _labelled("size", "  ".join(_size(answer))),
     ]
-    text = [line for part in answer.text.splitlines() for line in hanging(part, look.width, indent="  ") or [Text()]]
+    text = [line for part in lines_of(answer.text) for line in hanging(part, look.width, indent="  ") or [Text()]]
     return [*lines, Text(), *text] if text else lines
 
 

@@ -21,6 +21,16 @@ def clean(text: str) -> str:
     return "".join(_escaped(c) if c in _REORDERING or unicodedata.category(c) in _HIDDEN else c for c in text)
 
 
+def lines_of(text: str) -> list[str]:
+    r"""The lines of a text, which end at ``\n`` or ``\r\n`` alone: not at what only Unicode calls a line end."""
+    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []
+
+
+def drawn_last(line: str) -> str:
+    """What stood last in a line that a progress bar was drawn over."""
+    return line.rstrip("\r").rpartition("\r")[2]
+
+
 def _escaped(character: str) -> str:
     return character.encode("unicode_escape", "backslashreplace").decode()
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 from urllib.parse import urlencode
 
 from aigw_daemon.control.presence import holder
-from aigw_daemon.home import Home
+from aigw_daemon.home import Home, HomeError
 from aigw_daemon.identity import is_suspended
 from aigw_daemon.place import located, read
 
@@ -97,7 +97,10 @@ def lines(
 
 
 def dial(home: Home) -> "WatchedSocket":
-    """Connect to the daemon. Raises DaemonNotRunning, DaemonSuspended and DaemonUnreachable."""
+    """Connect to the daemon.
+
+    Raises DaemonNotRunning, DaemonSuspended and DaemonUnreachable, and HomeError where nobody can tell.
+    """
     began = time.monotonic()
     while True:
         where = str(located(home).control_socket)
@@ -112,6 +115,7 @@ def dial(home: Home) -> "WatchedSocket":
             return sock
         pid = holder(home)
         if pid is None:
+            _look_into(home)
             raise DaemonNotRunning("aigwd is not running: start it with 'aigw up'")
         if is_suspended(pid):
             raise DaemonSuspended(pid)
@@ -119,6 +123,16 @@ def dial(home: Home) -> "WatchedSocket":
         if time.monotonic() - began > patience:
             raise DaemonUnreachable(pid, where)
         time.sleep(LOOK_SECONDS / 10)
+
+
+def _look_into(home: Home) -> None:
+    """Raise HomeError for a home that can't be read: whether a daemon runs in it is unknown then."""
+    try:
+        home.place_file.stat()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise HomeError(f"cannot look into {home.state}: {error.strerror}; set AIGW_HOME to one you own") from error
 
 
 class WatchedSocket(socket.socket):

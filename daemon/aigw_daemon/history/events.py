@@ -121,13 +121,13 @@ def _before(path: Path) -> Path:
 
 def _read(path: Path) -> list[BackendEvent]:
     try:
-        lines = path.read_bytes().splitlines()
+        lines = path.read_bytes().split(b"\n")
     except OSError:
         return []
     found = []
     for line in lines:
         try:
             found.append(msgspec.json.decode(line, type=BackendEvent))
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             continue  # torn, or of a later aigw
     return found

@@ -134,9 +134,21 @@ async def _lines(client: httpx.AsyncClient, wanted: OllamaPull, egress: Egress) 
             raise PullError("network", f"cannot reach the Ollama at {wanted.base}: {refused}")
         if response.status_code != _OK:
             raise _refused(wanted.model, response.status_code, await response.aread())
-        async for text in response.aiter_lines():
+        async for text in _split(response.aiter_bytes()):
             if text.strip():
                 yield _object(text, wanted)
+
+
+async def _split(pieces: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    r"""Lines end at ``\n`` alone: a name may hold what Unicode calls a line end, JSON leaves it as it is."""
+    rest: list[bytes] = []
+    async for piece in pieces:
+        first, *more = piece.split(b"\n")
+        rest.append(first)
+        for line in more:
+            yield b"".join(rest)
+            rest = [line]
+    yield b"".join(rest)
 
 
 def _object(text: str | bytes, wanted: OllamaPull) -> dict[str, Any]:

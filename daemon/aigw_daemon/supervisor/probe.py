@@ -123,7 +123,7 @@ class HttpProber:
         answer = await self._get(base + counters.path, key)
         if isinstance(answer, str) or answer.status_code != _OK:
             return None
-        found = [value for line in answer.text.splitlines() if (value := _value(line, counters)) is not None]
+        found = [value for line in answer.text.split("\n") if (value := _value(line, counters)) is not None]
         return sum(found) if found else None
 
     async def loaded(self, engine: Engine, base: str, key: Secret | None) -> tuple[LoadedModel, ...] | None:

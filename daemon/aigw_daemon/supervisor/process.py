@@ -48,8 +48,9 @@ TEND_SECONDS: Final = 1.0
 """How often logs are checked; the cap of a log holds to within what is written in this time."""
 MEMBERS_EVERY: Final = 2
 """Of those rounds, each how many-th looks for new descendants and orphans."""
-FOREIGN_ZOMBIE_SECONDS: Final = 60.0
-"""A zombie among our children of which nobody knows the parent is reaped after this long."""
+REAP_SECONDS: Final = 0.5
+"""How often ended children are looked for. One of which nobody knows the parent must be there at two looks: the part of
+this program that started it, if one did, has long reaped it by then. As PID 1 of a container we inherit strangers."""
 
 _TRANSIENT = frozenset({errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ETXTBSY, errno.ENOSPC})
 _SYSTEMD = frozenset(
@@ -218,6 +219,11 @@ class LocalLauncher:
 
     async def tend(self) -> None:
         """See Launcher."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._tend_leaders(), name="tend-leaders")
+            tasks.create_task(self._tend_orphans(), name="tend-orphans")
+
+    async def _tend_leaders(self) -> None:
         rounds = 0
         while True:
             await asyncio.sleep(TEND_SECONDS)
@@ -225,6 +231,14 @@ class LocalLauncher:
             await self._logs.tend()
             if rounds % MEMBERS_EVERY == 0:
                 await self._look_for_members()
+
+    async def _tend_orphans(self) -> None:
+        while True:
+            await asyncio.sleep(REAP_SECONDS)
+            if _child_has_ended():
+                await asyncio.to_thread(self._reap_orphans)
+            else:
+                self._zombies = {}
 
     def close(self) -> None:
         """Stop watching; all processes are left as they are."""
@@ -332,20 +346,26 @@ class LocalLauncher:
         processes = proctable.table()
         for leader in leaders:
             leader.members = kin.members(processes, kin.Leader(leader.identity, leader.members))
-        self._reap_orphans(processes)
 
-    def _reap_orphans(self, processes: dict[int, proctable.Process] | None = None) -> None:
+    def _reap_orphans(self) -> None:
         """Reap zombies that were reparented to us, and no child that some other part of this program waits for."""
-        if processes is None:
-            processes = proctable.table()
+        processes = proctable.table()
         zombies = kin.zombies(processes, parent=os.getpid(), but=self._running)
         now = time.monotonic()
         self._zombies = {member: self._zombies.get(member, now) for member in zombies}
         sure = kin.orphans(processes, zombies, os.getpid(), self._leaders())
         for member, first_seen in self._zombies.items():
-            if member in sure or now - first_seen > FOREIGN_ZOMBIE_SECONDS:
+            if member in sure or now - first_seen >= REAP_SECONDS:
                 with suppress(ChildProcessError):
                     os.waitpid(member.pid, os.WNOHANG)
+
+
+def _child_has_ended() -> bool:
+    """Whether any child waits to be reaped: one system call, where the process table would be hundreds."""
+    try:
+        return os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        return False
 
 
 async def _kill(members: Iterable[Member], leaders: Container[int]) -> None:

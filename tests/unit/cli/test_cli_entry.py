@@ -9,11 +9,10 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from aigw_cli import completion, main
+from aigw_cli import completion
 from aigw_cli.app import app
 from aigw_cli.failure import ExitCode
 from aigw_daemon.control.schema import Problem, ProfileInfo
@@ -103,15 +102,6 @@ def test_a_refusal_has_the_exit_code_of_its_kind(aigw: Aigw, daemon: FakeDaemon,
     assert (plain.code, plain.err) == (exit_code, "aigw: no\\x1b[2J\n  do this\n")
     assert as_json.code == exit_code
     assert json.loads(as_json.out)["error"]["code"] == code
-
-
-def test_a_fault_of_aigw_itself_keeps_its_traceback(aigw: Aigw, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: Any, **__: Any) -> None:
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(main, "app", broken)
-    with pytest.raises(ZeroDivisionError):
-        aigw("status")
 
 
 def test_completion_asks_the_daemon(daemon: FakeDaemon) -> None:

@@ -93,3 +93,13 @@ async def test_log_is_closed_a_while_after_its_process_has_ended(tmp_path: Path)
     for _ in range(LINGER_ROUNDS):
         await held.tend()
     assert held.reader(path) is None
+
+
+async def test_a_line_ends_at_a_line_feed_alone(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_text("first\n10%\r50%\r\u2028\x85\x0b\x0c\nlast\n", newline="")
+    assert await read(path, 2) == "10%\r50%\r\u2028\x85\x0b\x0c\nlast\n"
+    assert await read(path, 0) == ""
+    path.write_text("first\nwithout an end", newline="")
+    assert await read(path, 1) == "without an end"
+    assert await read(path, 9) == "first\nwithout an end"

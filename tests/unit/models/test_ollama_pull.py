@@ -207,3 +207,11 @@ async def test_what_is_no_name_is_refused_before_anything_is_asked(name: str) ->
 )
 def test_name_as_ollama_lists_it(asked: str, listed: str) -> None:
     assert full_name(asked) == listed
+
+
+async def test_a_line_ends_where_json_ends_it_however_it_arrives() -> None:
+    name = "a\u2028b\u2029c\x85d"
+    said = json.dumps({"status": f"pulling {name}"}, ensure_ascii=False).encode() + b"\r\n"
+    steps = await steps_of(Script([said[:12], said[12:], *SUCCESS]))
+    assert steps[0].message == f"pulling {name}"
+    assert steps[-1].phase == "done"

@@ -359,6 +359,42 @@ def test_orphans_are_reaped(tmp_path: Path) -> None:
     assert (done.stdout, done.stderr) == ("left: []\n", "")
 
 
+STRANGERS = """
+import asyncio, os, subprocess, sys, time
+from aigw_daemon.supervisor import proctable
+from aigw_daemon.supervisor.process import LocalLauncher, become_subreaper
+
+async def main():
+    become_subreaper()
+    # A stranger leads a session of its own, another one shares ours; their parent is gone before they end.
+    leave = "import os, time; os.fork() and os._exit(0); {session}; time.sleep(0.2)"
+    for session in ("os.setsid()", "pass"):
+        subprocess.run([sys.executable, "-S", "-c", leave.format(session=session)], check=True)
+    ours = subprocess.Popen([sys.executable, "-S", "-c", "raise SystemExit(7)"])
+    tending = asyncio.get_running_loop().create_task(LocalLauncher(sys.argv[1]).tend())
+    inherited = lambda: [entry for entry in proctable.table().values() if entry.ppid == os.getpid()]
+    ours.wait()
+    while not any(entry.zombie for entry in inherited()):
+        await asyncio.sleep(0.01)
+    ended = time.monotonic()
+    while any(entry.zombie for entry in inherited()):
+        await asyncio.sleep(0.01)
+    print(ours.returncode, round(time.monotonic() - ended, 1) <= float(sys.argv[2]))
+    tending.cancel()
+
+asyncio.run(main())
+"""
+
+
+def test_zombies_of_strangers_are_reaped_within_a_second_or_so() -> None:
+    done = finished([sys.executable, "-c", STRANGERS, INSTANCE, "3"])
+    assert (done.stdout, done.stderr) == ("7 True\n", "")
+
+
+def finished(argv: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+
+
 async def test_usage_counts_the_whole_tree(launcher: LocalLauncher, tmp_path: Path) -> None:
     code = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {FOREVER!r}]); print('up', flush=True); "
     process: LocalProcess = await launcher.spawn(python(tmp_path, code + FOREVER))
