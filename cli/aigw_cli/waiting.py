@@ -12,6 +12,7 @@ from aigw_cli.screen import Screen
 from aigw_cli.settle import Wait, wanted
 from aigw_daemon.control.client import ControlClient
 from aigw_daemon.control.schema import BackendStatus, Status
+from aigw_daemon.words import State
 
 _REMINDER = 15.0
 """Seconds after which a plain log says again what is being waited for."""
@@ -120,10 +121,15 @@ def _progress_of(backend: BackendStatus) -> dict[str, object]:
 
 
 def _changes(status: Status, names: Names, seen: dict[str, str]) -> list[BackendStatus]:
-    """The shown backends whose state isn't what ``seen`` holds, which then holds it."""
-    changed = [b for b in _shown_backends(status, names) if seen.get(b.name) != b.state]
-    seen.update({backend.name: str(backend.state) for backend in changed})
+    """The shown backends whose step isn't what ``seen`` holds, which then holds it."""
+    changed = [b for b in _shown_backends(status, names) if seen.get(b.name) != _step(b)]
+    seen.update({backend.name: _step(backend) for backend in changed})
     return changed
+
+
+def _step(backend: BackendStatus) -> str:
+    """Its state; of a stop that takes long also what it waits for."""
+    return f"stopping {backend.why}" if backend.state == State.STOPPING else str(backend.state)
 
 
 def _shown_backends(status: Status, names: Names) -> list[BackendStatus]:

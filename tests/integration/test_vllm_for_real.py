@@ -9,6 +9,7 @@ begins and, but for the last two, ends with both backends ready.
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,9 +19,10 @@ import httpx
 import psutil
 import pytest
 
+from aigw_daemon.supervisor.launcher import STOP_GRACE
 from tests.support import ollama_registry
 from tests.support.aigw import MODEL, Aigw, alive, llamacpp_section, profile_text
-from tests.support.engines import smollm2
+from tests.support.engines import smollm2, vllm_python
 from tests.support.ollama import KINDS, program
 from tests.support.vllm import CONTEXT, READY_SECONDS, SERVED, vllm_section
 from tests.support.wait import eventually_now
@@ -164,6 +166,48 @@ def test_daemon_killed_while_it_loads_is_followed_by_one_whose_stop_leaves_nothi
         assert both.backend("vllm")["state"] == "stopped"
         assert not both.processes("vllm")
         assert not any(map(alive, tree))
+
+
+def test_start_that_is_stopped_late_ends_in_seconds(both: Aigw, record_property: Note) -> None:
+    with both.started("start", "vllm"):
+        eventually_now(
+            lambda: "setting up its engine" in (both.backend("vllm")["progress"] or ""),
+            seconds=READY_SECONDS,
+            what="vLLM waiting for its engine",
+        )
+        started = time.monotonic()
+        both.run("stop", "vllm")
+        record_property("stopped_s", round(time.monotonic() - started, 2))
+    # Its server swallows the first SIGTERM and would wait for ten minutes: a stop took the whole grace.
+    assert time.monotonic() - started < STOP_GRACE - 2
+    assert both.backend("vllm")["state"] == "stopped"
+    assert not both.processes("vllm")
+
+
+def test_start_that_cannot_succeed_is_failed_at_the_first_try(tmp_path: Path) -> None:
+    folder = tmp_path / "noconfig"
+    folder.mkdir()
+    program = f"[{vllm_python()}, -m, vllm.entrypoints.openai.api_server]"
+    sections = (
+        f"  nomodule: {{engine: vllm, command: [{sys.executable}, -m, vllm.entrypoints.openai.api_server], model: o/m}}\n"
+        f"  noconfig: {{engine: vllm, command: {program}, model: {folder}, env: {{HF_HUB_OFFLINE: '1'}}}}\n"
+    )
+    whole = Aigw(tmp_path / "aigw")
+    try:
+        text = profile_text(whole.port, backends=sections, names=())
+        whole.run("up", "--profile", str(whole.write_profile(text)), code=1, seconds=READY_SECONDS)
+        told = {name: json.loads(whole.run("why", name, "--json").stdout) for name in ("nomodule", "noconfig")}
+        restarts = [whole.backend(name)["restarts"] for name in told]
+    finally:
+        whole.end()
+    assert {name: why["failure"] for name, why in told.items()} == {
+        "nomodule": "missing_binary",
+        "noconfig": "model_unreadable",
+    }
+    assert restarts == [0, 0]
+    assert "No module named 'vllm'" in told["nomodule"]["lines"][0]
+    assert str(folder) in told["noconfig"]["lines"][0]
+    assert not any('File "' in line for why in told.values() for line in why["lines"])
 
 
 def shown(whole: Aigw, name: str) -> tuple[str, int] | None:

@@ -63,6 +63,8 @@ class FakeLauncher:
     """What a spawn raises."""
     stop_seconds: float = 0.0
     unkillable: bool = False
+    insisted: bool | None = None
+    """Whether the last stop was to send SIGTERM again and again."""
     cpu_seconds: float = 1.0
     oom_killed: int = 0
     log: list[str] = field(default_factory=list)
@@ -95,8 +97,11 @@ class FakeLauncher:
     def signal(self, handle: Handle, number: signal.Signals) -> None:
         raise AssertionError("the supervisor stops, it does not signal")
 
-    async def stop(self, handle: Handle, *, grace: float = 15.0, members: Iterable[Member] = ()) -> Stopped:
+    async def stop(
+        self, handle: Handle, *, grace: float = 15.0, members: Iterable[Member] = (), insist: bool = False
+    ) -> Stopped:
         assert isinstance(handle, FakeHandle)
+        self.insisted = insist
         if self.stop_seconds:
             await self.clock.sleep(self.stop_seconds)
         await asyncio.sleep(0)

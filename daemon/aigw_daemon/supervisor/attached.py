@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -11,7 +12,7 @@ from aigw_daemon.network.hosts import ascii_host, is_this_machine
 from aigw_daemon.profile.scalars import MissingVariableError, check_url, expand, header_key
 from aigw_daemon.profile.scalars import Secret as ProfileSecret
 from aigw_daemon.supervisor.backend import Address, Backend, BackendReport, Edges, Plan
-from aigw_daemon.supervisor.engines.base import Library
+from aigw_daemon.supervisor.engines.base import Library, LoadedModel
 from aigw_daemon.supervisor.engines.listing import model_view
 from aigw_daemon.supervisor.engines.registry import ENGINES
 from aigw_daemon.supervisor.failures import Failure, FailureKind
@@ -26,6 +27,8 @@ REMOTE_SECONDS: Final = 30.0
 """Between two probes of any other: its models seldom change, and it is not ours to keep busy."""
 FAILURES: Final = 3
 """Probes in a row that must fail before a URL that answered counts as unreachable."""
+LOOK_SECONDS: Final = 2.0
+"""After a request, within which time an engine with many models is asked what it has loaded."""
 RETRY_SECONDS: Final = 2.0
 """Between two probes while they fail."""
 V1: Final = "/v1"
@@ -47,6 +50,8 @@ class AttachedBackend(Backend):
         self._answers_since: float | None = None
         self._probed = False
         self._revision = revision(plan, edges)
+        self._used = edges.traffic(self.name)
+        """Its requests as they were when it was last looked at."""
 
     def report(self) -> BackendReport:
         """See Backend."""
@@ -111,7 +116,27 @@ class AttachedBackend(Backend):
             answer = await self._listed(base, key)
             failures = failures + 1 if answer.why else 0
             self._judge(answer, failures)
-            await self._edges.clock.sleep(RETRY_SECONDS if 0 < failures < FAILURES else calm)
+            await self._rest(base, key, RETRY_SECONDS if 0 < failures < FAILURES else calm)
+
+    async def _rest(self, base: str, key: Secret | None, seconds: float) -> None:
+        """Wait for the next probe; meanwhile a request may have a model loaded, or keep one that is."""
+        clock, kind = self._edges.clock, ENGINES.get(self.plan.kind)
+        if not isinstance(kind, Library):
+            await clock.sleep(seconds)
+            return
+        until = clock.monotonic() + seconds
+        while (left := until - clock.monotonic()) > 0:
+            await clock.sleep(min(LOOK_SECONDS, left))
+            before, self._used = self._used, self._edges.traffic(self.name)
+            if (self._used.in_flight, self._used.relayed) != (before.in_flight, before.relayed):
+                loaded = await self._edges.prober.loaded(kind, base.removesuffix(V1), key)
+                if loaded is not None:
+                    self._post(partial(self._has_loaded, loaded))
+
+    def _has_loaded(self, loaded: tuple[LoadedModel, ...]) -> None:
+        if self.state in SERVING and loaded != self._reading.loaded:
+            self._reading = replace(self._reading, loaded=loaded)
+            self._edges.on_change()
 
     def _whereabouts(self) -> tuple[str, Address, Secret | None]:
         """The base URL, the address and the key. Raises MissingVariableError, and ValueError for a URL that is none."""

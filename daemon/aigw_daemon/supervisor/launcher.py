@@ -112,10 +112,13 @@ class Launcher(Protocol):
     def signal(self, handle: Handle, number: signal.Signals) -> None:
         """Send a signal to the leader's process group, if it still runs."""
 
-    async def stop(self, handle: Handle, *, grace: float = STOP_GRACE, members: Iterable[Member] = ()) -> Stopped:
+    async def stop(
+        self, handle: Handle, *, grace: float = STOP_GRACE, members: Iterable[Member] = (), insist: bool = False
+    ) -> Stopped:
         """End it: TERM, CONT, ``grace`` seconds, KILL, sweep (rules A7, A8). One that has ended is only swept.
 
-        ``members`` are known descendants, beside those that were seen while it ran.
+        ``members`` are known descendants, beside those that were seen while it ran. ``insist``: send TERM again each
+        second, to one that has nothing to finish yet. vLLM swallows the first one while it waits for its engine.
         """
 
     async def sweep(self, name: str, members: Iterable[Member] = ()) -> Stopped:

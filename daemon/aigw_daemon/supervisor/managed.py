@@ -24,12 +24,14 @@ from aigw_daemon.supervisor.liveness import Liveness
 from aigw_daemon.supervisor.probe import Reading
 from aigw_daemon.supervisor.progress import LOOKS, Progress
 from aigw_daemon.supervisor.revision import revision
-from aigw_daemon.supervisor.takedown import DEAF, End, end_process, explained, unload
+from aigw_daemon.supervisor.takedown import DEAF, End, end_process, explained, grace_of, unload
 from aigw_daemon.supervisor.verdict import Ended, judge
 from aigw_daemon.words import SERVING, State
 
 LOOK_SECONDS: Final = 2.0
 """How often its memory and its descendants are noted."""
+SLOW_STOP_SECONDS: Final = 2.0
+"""After which a stop says what it waits for."""
 RECHECK_SECONDS: Final = 5.0
 """How often a backend that failed for good looks whether a file has changed."""
 
@@ -299,8 +301,23 @@ class ManagedBackend(ProcessBackend):
         end = End(self.failure, self._exit, self.ready_at is not None, self._oom_kills)
         if self._parting is not None and self._process is not None:
             await unload(self.plan, self._edges, self._process)
-        stopped = await end_process(self.plan, self._edges, self._process, self.failure)
+        async with asyncio.TaskGroup() as tasks:
+            waiting = tasks.create_task(self._say_what_is_waited_for(self._process))
+            stopped = await end_process(
+                self.plan, self._edges, self._process, self.failure, was_ready=self.ready_at is not None
+            )
+            waiting.cancel()
         self._post(partial(self._ended, stopped, await explained(self.plan, self._edges, end)))
+
+    async def _say_what_is_waited_for(self, process: Running | None) -> None:
+        if process is None:
+            return
+        await self._edges.clock.sleep(SLOW_STOP_SECONDS)
+        waits = f"waiting for its process {process.handle.identity.pid} to end on SIGTERM; after "
+        waits += f"{grace_of(self.failure):g} s it is killed"
+        # Nothing else sets the reason while it stops.
+        self.why = "; ".join(filter(None, (self.why, waits)))
+        self._edges.on_change()
 
     def _ended(self, stopped: Stopped, failure: Failure | None) -> None:
         if stopped.swept:

@@ -51,6 +51,11 @@ class OpenLogs:
                 return os.dup(held.descriptor)
         return logs.open_to_read(path)
 
+    async def tail(self, path: Path, lines: int, since: int) -> list[str]:
+        """The last lines of the log of that path, after ``since`` bytes."""
+        reader = self.reader(path)
+        return [] if reader is None else await asyncio.to_thread(_tail, reader, lines, since)
+
     def size(self, path: Path) -> int:
         """Bytes in the log of that path; 0 when there is none."""
         held = self._logs.get(path)
@@ -89,6 +94,13 @@ class OpenLogs:
         with self._closing:
             if (held := self._logs.pop(path, None)) is not None:
                 os.close(held.descriptor)
+
+
+def _tail(descriptor: int, lines: int, since: int) -> list[str]:
+    try:
+        return logs.tail(descriptor, lines, since)
+    finally:
+        os.close(descriptor)
 
 
 def _inspect(descriptor: int, path: Path, cap: int) -> str | None:

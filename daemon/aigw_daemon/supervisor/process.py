@@ -44,6 +44,8 @@ KILL_SECONDS: Final = 5.0
 """How long the kernel may take to end what was killed, before that is reported as unkillable (rule A7)."""
 KILL_ROUND_SECONDS: Final = 0.5
 """After which the process table is looked at again."""
+INSIST_SECONDS: Final = 1.0
+"""After which a process that has nothing to finish is sent SIGTERM again."""
 TEND_SECONDS: Final = 1.0
 """How often logs are checked; the cap of a log holds to within what is written in this time."""
 MEMBERS_EVERY: Final = 2
@@ -140,19 +142,30 @@ class LocalLauncher:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.identity.pgid, number)
 
-    async def stop(self, handle: Handle, *, grace: float = STOP_GRACE, members: Iterable[Member] = ()) -> Stopped:
+    async def stop(
+        self, handle: Handle, *, grace: float = STOP_GRACE, members: Iterable[Member] = (), insist: bool = False
+    ) -> Stopped:
         """See Launcher."""
         process = self._own(handle)
         await self._look_for_members()
         self.signal(process, signal.SIGTERM)
         # A stopped process can't act on SIGTERM before it is continued.
         self.signal(process, signal.SIGCONT)
-        killed = process.running and not await process.ends_within(grace)
+        killed = process.running and not await self._heeds(process, grace, INSIST_SECONDS if insist else grace)
         if killed:
             self.signal(process, signal.SIGKILL)
             await process.ends_within(self._kill_seconds)
         swept = await self._sweep(process.name, process, members)
         return Stopped(process.exit, killed, swept.swept, swept.unkillable)
+
+    async def _heeds(self, process: LocalProcess, grace: float, again: float) -> bool:
+        """Whether it ends within ``grace`` seconds; asked once more each ``again`` seconds."""
+        until = time.monotonic() + grace
+        while not await process.ends_within(min(again, max(0.0, until - time.monotonic()))):
+            if time.monotonic() >= until:
+                return False
+            self.signal(process, signal.SIGTERM)
+        return True
 
     async def sweep(self, name: str, members: Iterable[Member] = ()) -> Stopped:
         """See Launcher."""
@@ -182,7 +195,7 @@ class LocalLauncher:
 
     async def tail(self, path: Path, lines: int, since: int = 0) -> list[str]:
         """See Launcher."""
-        return await asyncio.to_thread(_tail, self._logs.reader(path), lines, since)
+        return await self._logs.tail(path, lines, since)
 
     def log_size(self, path: Path) -> int:
         """See Launcher."""
@@ -383,15 +396,6 @@ async def _kill(members: Iterable[Member], leaders: Container[int]) -> None:
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
-
-
-def _tail(descriptor: int | None, lines: int, since: int) -> list[str]:
-    if descriptor is None:
-        return []
-    try:
-        return logs.tail(descriptor, lines, since)
-    finally:
-        os.close(descriptor)
 
 
 def _ticks(pid: int) -> int:

@@ -44,7 +44,9 @@ class End:
     """The kernel's count while it ran."""
 
 
-async def end_process(plan: Plan, edges: Edges, process: Running | None, failure: Failure | None) -> Stopped:
+async def end_process(
+    plan: Plan, edges: Edges, process: Running | None, failure: Failure | None, *, was_ready: bool = True
+) -> Stopped:
     """End what runs of it; returns when it has left its GPUs too. ``failure``: for which it has to end."""
     launcher, record = edges.launcher, edges.state.backend(plan.name)
     pids = bringup.recorded_pids(record)
@@ -52,12 +54,17 @@ async def end_process(plan: Plan, edges: Edges, process: Running | None, failure
         stopped = await bringup.end_recorded(launcher, plan.name, record)
     else:
         pids |= {member.pid for member in launcher.members(process.handle)}
-        # A hung one heeds no SIGTERM, and its requests wait for the end of it.
-        grace = 0.0 if failure is not None and failure.kind is FailureKind.HUNG else STOP_GRACE
-        stopped = await launcher.stop(process.handle, grace=grace, members=record.descendants)
+        stopped = await launcher.stop(
+            process.handle, grace=grace_of(failure), members=record.descendants, insist=not was_ready
+        )
     # Its end is not the end of its memory on a GPU: that is back when the driver has forgotten the process.
     await edges.gpus.left(pids)
     return stopped
+
+
+def grace_of(failure: Failure | None) -> float:
+    """Seconds between SIGTERM and SIGKILL. A hung one heeds no SIGTERM, and its requests wait for its end."""
+    return 0.0 if failure is not None and failure.kind is FailureKind.HUNG else STOP_GRACE
 
 
 async def unload(plan: Plan, edges: Edges, process: Running) -> None:

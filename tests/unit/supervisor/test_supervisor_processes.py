@@ -17,7 +17,7 @@ from aigw_daemon.identity import Identity, boot_id
 from aigw_daemon.state_file import Member
 from aigw_daemon.supervisor import ports, proctable
 from aigw_daemon.supervisor.failures import Exit
-from aigw_daemon.supervisor.process import LaunchError, LocalLauncher, NotAdopted, ProcessSpec
+from aigw_daemon.supervisor.process import INSIST_SECONDS, LaunchError, LocalLauncher, NotAdopted, ProcessSpec
 from aigw_daemon.supervisor.watch import LocalProcess
 from tests.support.supervision import bearing, kill
 from tests.support.wait import eventually
@@ -277,6 +277,33 @@ async def test_children_of_other_parts_of_the_daemon_keep_their_status(launcher:
     await eventually(lambda: (entry := proctable.read(child.pid)) is not None and entry.zombie)
     await launcher.sweep("a")
     assert child.wait() == 5
+
+
+ONCE_DEAF = f"""
+import signal
+def first(*_):
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    print("swallowed", flush=True)
+signal.signal(signal.SIGTERM, first)
+print("up", flush=True)
+while True:
+    {FOREVER}
+"""
+
+
+async def test_process_that_swallows_the_first_sigterm_ends_at_the_next(
+    launcher: LocalLauncher, tmp_path: Path
+) -> None:
+    process = await launcher.spawn(python(tmp_path, ONCE_DEAF))
+    await says(tmp_path, "up")
+    began = asyncio.get_running_loop().time()
+    stopped = await launcher.stop(process, grace=15, insist=True)
+    assert asyncio.get_running_loop().time() - began < INSIST_SECONDS + 2
+    assert (stopped.exit, stopped.killed) == (Exit(signal=signal.SIGTERM), False)
+    again = await launcher.spawn(python(tmp_path, ONCE_DEAF, log=tmp_path / "b.log"))
+    await eventually(lambda: "up" in (tmp_path / "b.log").read_text())
+    stopped = await launcher.stop(again, grace=2 * INSIST_SECONDS)
+    assert (stopped.exit, stopped.killed) == (Exit(signal=signal.SIGKILL), True)
 
 
 async def test_port_owner_is_named(launcher: LocalLauncher) -> None:

@@ -163,6 +163,26 @@ async def test_start_that_failed_says_which_try_comes_next(home: Home) -> None:
         assert "3 failed starts in a row" in (backend.why or "")
 
 
+@pytest.mark.parametrize("up", [True, False])
+async def test_stop_that_takes_long_says_what_it_waits_for(world: FakeWorld, up: bool) -> None:
+    world.prober.up, world.launcher.stop_seconds = up, 10
+    backend = world.managed()
+    async with running(world, backend), asyncio.TaskGroup() as tasks:
+        await backend.start()
+        await settle()
+        pid = world.launcher.running()[0].identity.pid
+        stopping = tasks.create_task(backend.stop(hold=True))
+        await world.clock.advance(0.5)
+        assert (backend.state, backend.why) == (State.STOPPING, None)
+        await world.clock.advance(3)
+        assert backend.why == f"waiting for its process {pid} to end on SIGTERM; after 15 s it is killed"
+        await world.clock.advance(8)
+        await stopping
+        # One that was never ready has nothing to finish.
+        assert backend.report().state is State.STOPPED
+        assert (backend.report().why, world.launcher.insisted) == (None, not up)
+
+
 async def test_start_that_would_fail_again_is_failed_at_once(world: FakeWorld) -> None:
     world.prober.up = False
     world.launcher.log = ["0.1 E x: unknown model architecture: 'frobx'", "0.2 E y: failed to load model, 'm.gguf'"]
