@@ -151,7 +151,8 @@ async def _begin_stream(call: Account, hop: Hop, permit: Permit, response: Respo
     if scan.error is not None:
         what = f"its stream began with an error: {hop.redacted(scan.error)}"
         raise AttemptFailed(Kind.FAILED, what, counts=Failure.SERVER_ERROR)
-    raise AttemptFailed(Kind.FAILED, "its stream ended without an answer", counts=Failure.TRUNCATED, passing=True)
+    what = "its stream ended without an answer"
+    raise AttemptFailed(Kind.FAILED, what, counts=Failure.TRUNCATED, passing=True, lost=True)
 
 
 def _check_whole(call: Account, hop: Hop, content: bytes) -> None:

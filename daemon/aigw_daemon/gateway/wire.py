@@ -46,7 +46,10 @@ def kind(status: int) -> tuple[str, str]:
 
 
 class ApiError(Exception):
-    """What the client is told instead of an answer. ``retry_after`` is in seconds."""
+    """What the client is told instead of an answer. ``retry_after`` is in seconds.
+
+    ``should_retry``: False where another try of the same request can't help; clients obey it.
+    """
 
     def __init__(
         self,
@@ -58,6 +61,7 @@ class ApiError(Exception):
         param: str | None = None,
         retry_after: int | None = None,
         allow: str | None = None,
+        should_retry: bool = True,
     ) -> None:
         super().__init__(message)
         default_type, default_code = kind(status)
@@ -68,6 +72,7 @@ class ApiError(Exception):
         self.param = param
         self.retry_after = retry_after
         self.allow = allow
+        self.should_retry = should_retry
 
     def body(self) -> bytes:
         """The envelope as JSON."""
@@ -85,7 +90,7 @@ class ApiError(Exception):
         if self.allow is not None:
             lines.append(header("allow", self.allow))
         # The openai client obeys this before Retry-After, so it goes only where trying again can't help (rule B6).
-        if self.status in {HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.GATEWAY_TIMEOUT}:
+        if not self.should_retry:
             lines.append(b"x-should-retry: false\r\n")
         return b"".join(lines)
 
