@@ -61,6 +61,8 @@ def options() -> argparse.Namespace:
     parser.add_argument("--burn", type=float, default=0.0, help="compute for so many seconds before an answer")
     parser.add_argument("--pieces", type=int, default=1, help="how many pieces a stream has")
     parser.add_argument("--chatty", type=int, default=0, help="write so many bytes to the log with each piece")
+    parser.add_argument("--think", type=float, default=0.0, help="say nothing for so many seconds before an answer")
+    parser.add_argument("--poison", help="die of a request that has this word in it")
     parser.add_argument("--single", action="store_true", help="do one thing at a time: no probe while it streams")
     parser.add_argument("--pause", type=float, default=0.0, help="seconds between two pieces")
     return parser.parse_args()
@@ -90,6 +92,12 @@ def start_child(kind: str) -> None:
     os.close(reader)
 
 
+class Server(ThreadingHTTPServer):
+    """Takes many connections at once."""
+
+    request_queue_size = 128
+
+
 class Handler(BaseHTTPRequestHandler):
     """Answers like llama-server."""
 
@@ -113,8 +121,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        if self.said.poison and self.said.poison in json.dumps(asked):
+            os.kill(os.getpid(), signal.SIGKILL)
         if self.said.stall:
             threading.Event().wait()
+        time.sleep(self.said.think)
         until = time.monotonic() + self.said.burn
         while time.monotonic() < until:
             pass
@@ -172,7 +183,7 @@ def main() -> None:
     if said.mute:
         threading.Event().wait()
     Handler.said, Handler.up_at = said, time.monotonic() + said.load
-    server = (HTTPServer if said.single else ThreadingHTTPServer)((said.host, said.port), Handler)
+    server = (HTTPServer if said.single else Server)((said.host, said.port), Handler)
     if said.flood:
         threading.Thread(target=write_to_log, args=(said.flood,), daemon=True).start()
     server.serve_forever()

@@ -56,10 +56,18 @@ def backend_view(report: BackendReport, *, held: bool, last_start_s: float | Non
         max_concurrency=report.max_concurrency,
         wanted=not held,
         last_start_s=last_start_s,
+        pid=report.pid,
+        returning=not held and _is_returning(report),
         revision=report.revision,
         egress=report.egress,
         has_list=report.has_list,
     )
+
+
+def _is_returning(report: BackendReport) -> bool:
+    """Whether it is on its way from one process to the next: killed, crashed, hung, or restarted by the operator."""
+    between = report.state in {State.DRAINING, State.STOPPING, State.BACKOFF}
+    return between and report.wanted and not report.leaving
 
 
 def _state_for_requests(report: BackendReport) -> State:

@@ -29,6 +29,8 @@ ONE_MODEL: Final = frozenset({EMBEDDINGS, RERANK})
 """Endpoints whose answers of two models don't mix: a vector store would be corrupted by a fallback."""
 _RANKS: Final[Mapping[Readiness, int]] = {Readiness.READY: 0, Readiness.COLD: 1, Readiness.SKIPPED: 2}
 _NAMES_SHOWN: Final = 8
+WAITED_FOR: Final = "; if no other target answers, requests wait until it is back"
+"""What is said of a backend whose process aigw is replacing."""
 
 
 class _Considered(msgspec.Struct, frozen=True):
@@ -77,11 +79,12 @@ def _consider(names: Names, target: TargetView, ask: Ask, conditions: Conditions
     silent = unspoken(backend, view, ask.endpoint)
     unfit = silent or _unfit(view, ask)
     reason = _not_served(target.model, served) if model is None and silent is None else unfit
-    readiness = Readiness.SKIPPED
+    readiness, returning = Readiness.SKIPPED, False
     if reason is None:
         readiness, reason = _standing(backend, conditions)
-    fit = unfit is None
-    candidate = Candidate(backend.name, model or target.model, readiness, reason, fallback, target.weight, fit)
+        returning = _comes_back(backend, conditions)
+    fit, name = unfit is None, model or target.model
+    candidate = Candidate(backend.name, name, readiness, reason, fallback, target.weight, fit, returning)
     return _Considered(candidate, silent, view.digest if view is not None else None)
 
 
@@ -115,7 +118,12 @@ def _standing(backend: BackendView, conditions: Conditions) -> tuple[Readiness, 
         case State.STOPPED:
             return Readiness.SKIPPED, f"stopped by the operator{why}"
         case _:
-            return Readiness.SKIPPED, f"{state}{why}"
+            return Readiness.SKIPPED, f"{state}{why}{WAITED_FOR if backend.returning else ''}"
+
+
+def _comes_back(backend: BackendView, conditions: Conditions) -> bool:
+    """Whether it is between two processes, and on its way to the next."""
+    return backend.returning and backend.state not in SERVING and backend.name not in conditions.assume_down
 
 
 def _room(backend: BackendView, conditions: Conditions, said: str) -> tuple[Readiness, str]:
@@ -171,9 +179,9 @@ def _judged(candidate: Candidate, broken: Mapping[str, str], spared: bool) -> Ca
 
 
 def _skipped(candidate: Candidate, reason: str) -> Candidate:
-    return (
-        msgspec.structs.replace(candidate, readiness=Readiness.SKIPPED, reason=reason) if candidate.kept else candidate
-    )
+    if not (candidate.kept or candidate.returning):
+        return candidate
+    return msgspec.structs.replace(candidate, readiness=Readiness.SKIPPED, reason=reason, returning=False)
 
 
 def _best_first(candidate: Candidate) -> tuple[bool, int]:

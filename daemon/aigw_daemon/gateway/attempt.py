@@ -187,7 +187,8 @@ async def _begin_stream(
         return Streamed(hop, permit, response, scan, first, counted=added or facts.usage_asked)
     if scan.error is not None:
         raise refused_inside(Said(hop.redacted(scan.error)), "the first event of its stream")
-    raise AttemptFailed(Kind.FAILED, "its stream ended without an answer", counts=Failure.TRUNCATED, passing=True)
+    what = "its stream ended without an answer"
+    raise AttemptFailed(Kind.FAILED, what, counts=Failure.TRUNCATED, passing=True, lost=True)
 
 
 async def _more_of(response: Response, opening: bytes) -> tuple[bytes, bool]:
@@ -219,7 +220,8 @@ async def _whole_of_events(call: Account, hop: Hop, content: bytes) -> bytes:
     if scan.error is not None:
         raise refused_inside(Said(hop.redacted(scan.error)), "its answer")
     if not (scan.begun and scan.finished):
-        raise AttemptFailed(Kind.FAILED, "its answer is a stream that was cut", counts=Failure.TRUNCATED, passing=True)
+        what = "its answer is a stream that was cut"
+        raise AttemptFailed(Kind.FAILED, what, counts=Failure.TRUNCATED, passing=True, lost=True)
     return await _in_other_form(made_whole, call, body)
 
 

@@ -1,8 +1,9 @@
-"""How much trying again all traffic together may do, and how long to pause before asking the same one again. Pure.
+"""How often all traffic together may ask the same engine again, and how long to pause before it does. Pure.
 
 Without an end to it, trying again is what keeps an overloaded engine down. Two limits hold at once (rule B4): extra
 attempts in flight, as Envoy counts them, and a bucket of tokens that failing extra attempts empty (gRPC A6).
-An extra attempt is any after a request's first.
+An extra attempt asks a process that the same request has asked before. A fallback to another backend, or to the next
+process of one that died, is none: there the backend's lane bounds what it gets.
 """
 
 from typing import Final

@@ -62,6 +62,8 @@ class Candidate(msgspec.Struct, frozen=True):
     """Its share, see `balance.ordered`."""
     fit: bool = True
     """Whether it could answer such a request at all, as far as is known, however its backend stands."""
+    returning: bool = False
+    """Whether it is skipped only while aigw replaces its process: waited for when nobody else answers."""
 
     @property
     def kept(self) -> bool:
@@ -106,3 +108,8 @@ class Decision(msgspec.Struct, frozen=True):
     def kept(self) -> tuple[Candidate, ...]:
         """The candidates that may be tried, in order."""
         return tuple(candidate for candidate in self.candidates if candidate.kept)
+
+    @property
+    def returning(self) -> tuple[Candidate, ...]:
+        """The candidates that may be waited for when no other is left, in order."""
+        return tuple(candidate for candidate in self.candidates if candidate.returning)

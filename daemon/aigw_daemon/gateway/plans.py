@@ -4,6 +4,7 @@ It holds everything that doesn't change between two requests for the same model,
 """
 
 import sys
+from collections.abc import Iterable
 
 import msgspec
 
@@ -37,7 +38,9 @@ class Hop(msgspec.Struct, frozen=True):
     as_it_is: str | None
     """The model's name in a request that can be passed on unchanged; None where the route changes each."""
     cold: bool
-    """Whether it must start first."""
+    """Whether it must start first, or come back."""
+    pid: int | None
+    """Of the process that is asked; None while it is cold, and for one that aigw doesn't run."""
     lane: Lane
     breaker: Breaker
     usage: UsageSupport
@@ -83,6 +86,10 @@ class Plan(msgspec.Struct, frozen=True):
     hops: tuple[Hop, ...]
     overflow: tuple[Hop, ...]
     """Who is asked when the engine says that the prompt is too long."""
+    returning: tuple[Hop, ...]
+    """Who of the usual candidates is waited for when no other answers: aigw is replacing its process."""
+    overflow_returning: tuple[Hop, ...]
+    """The same of those for long prompts."""
     first: Hop | None
     """The one to ask without further thought: ready, first whatever the load, the request's fields left alone."""
     caching: Caching | None
@@ -92,18 +99,28 @@ class Plan(msgspec.Struct, frozen=True):
     epoch: int
     """When it was made: in a later one it is out of date."""
 
+    @property
+    def deserted(self) -> bool:
+        """Whether nobody can answer, and nobody is on the way."""
+        return not (self.hops or self.overflow or self.returning or self.overflow_returning)
+
 
 def compile_plan(table: RoutingTable, standings: Standings, decision: Decision, cache: CacheView, epoch: int) -> Plan:
     """Everything that asking the kept candidates of a decision takes."""
-    hops = tuple(_hop(table, standings, decision, candidate, cache) for candidate in decision.kept)
-    longer = (candidate for candidate in decision.on_context_overflow if candidate.kept)
+
+    def hops_of(candidates: Iterable[Candidate]) -> tuple[Hop, ...]:
+        return tuple(_hop(table, standings, decision, candidate, cache) for candidate in candidates)
+
+    hops, longer = hops_of(decision.kept), decision.on_context_overflow
     plain = hops and not hops[0].cold and decision.balance == "order" and decision.params is None
     # A deadline of the route's own is a walk's to set.
     plain = plain and decision.request_timeout is None
     return Plan(
         decision=decision,
         hops=hops,
-        overflow=tuple(_hop(table, standings, decision, candidate, cache) for candidate in longer),
+        overflow=hops_of(candidate for candidate in longer if candidate.kept),
+        returning=hops_of(decision.returning),
+        overflow_returning=hops_of(candidate for candidate in longer if candidate.returning),
         first=hops[0] if plain else None,
         caching=_caching(table, decision, cache),
         room=_room(table, decision),
@@ -152,7 +169,8 @@ def _hop(table: RoutingTable, standings: Standings, decision: Decision, candidat
         model=candidate.model,
         params=decision.params,
         as_it_is=candidate.model if decision.params is None else None,
-        cold=candidate.readiness is Readiness.COLD,
+        cold=candidate.readiness is not Readiness.READY,
+        pid=backend.pid if candidate.readiness is Readiness.READY else None,
         lane=standings.lane(backend.name),
         breaker=standings.breaker(backend.name),
         usage=standings.usage(backend.name),

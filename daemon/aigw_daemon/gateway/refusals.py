@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from aigw_daemon.gateway.breaker import Failure
-from aigw_daemon.gateway.failures import AttemptFailed, Kind, TooLong, failed_status, is_clients_fault
+from aigw_daemon.gateway.failures import AttemptFailed, Kind, TooLong, failed_status, is_clients_fault, is_dying
 from aigw_daemon.gateway.json_text import decode_leniently
 from aigw_daemon.gateway.wire import BAD_JSON, ApiError, Scalar
 
@@ -195,7 +195,8 @@ def refused_inside(said: Said, where: str, missing: str | None = None) -> Attemp
     what = f"{where} is an error: {said.message or 'it has no text'}"
     if is_limit(_REFUSED, said):
         return AttemptFailed(Kind.LIMITED, what)
-    return AttemptFailed(Kind.FAILED, what, counts=Failure.SERVER_ERROR)
+    dying = is_dying(said.message)
+    return AttemptFailed(Kind.FAILED, what, counts=Failure.SERVER_ERROR, passing=dying, lost=dying)
 
 
 def is_limit(status: int, said: Said) -> bool:

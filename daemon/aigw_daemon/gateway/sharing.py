@@ -8,6 +8,7 @@ from aigw_daemon.gateway.account import Account
 from aigw_daemon.gateway.attempt import Streamed, Whole
 from aigw_daemon.gateway.cache.flight import Flight
 from aigw_daemon.gateway.call import Call
+from aigw_daemon.gateway.failures import ENGINE_DIED
 from aigw_daemon.gateway.plans import Hop
 from aigw_daemon.gateway.server.exchange import Exchange
 from aigw_daemon.gateway.wire import ApiError
@@ -97,7 +98,9 @@ class SharedAccount(Account):
 
     def refusal(self, call: Call, error: BaseException | None) -> ApiError | None:
         """The call's error, where it would be this one's as well: the request itself is at fault."""
-        if not isinstance(error, ApiError) or error.status not in _REFUSALS or error.status == _LIMITED:
+        if not isinstance(error, ApiError) or error.status == _LIMITED:
+            return None
+        if error.status not in _REFUSALS and error.code != ENGINE_DIED:
             return None
         # Fields that don't split an answer may be what is wrong: the whole body must be the same.
         return error if call.body == self.body else None

@@ -23,6 +23,11 @@ _BEFORE_A_START = frozenset(
 not among them: a probe's success must not close what requests have opened (rule B9)."""
 
 
+def _is_another(old: BackendView, new: BackendView) -> bool:
+    """Whether another process serves. The snapshots in between may have been missed, so the PIDs count as well."""
+    return old.state in _BEFORE_A_START or old.pid != new.pid
+
+
 class Standings:
     """All lanes and circuits. ``on_change`` is called when a circuit moved: what was decided before is out of date."""
 
@@ -82,7 +87,7 @@ class Standings:
         self._breakers.keep(self._views)
         for name, view in self._views.items():
             old = before.get(name)
-            if old is not None and old.state in _BEFORE_A_START and view.state in SERVING:
+            if old is not None and view.state in SERVING and _is_another(old, view):
                 self._breakers.of(name).replaced()
                 self._ready_at[name] = self._clock()
             if old is not None and _may_be_another(old, view):

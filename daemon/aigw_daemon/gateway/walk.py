@@ -1,8 +1,9 @@
 """The candidates of one request, tried in order under one deadline and one budget of attempts (rules B2 to B5, B11).
 
 A candidate may be cold (it is demanded, and the route says whether to wait), full (the request queues, or goes on), or
-fail (the next one is asked). Whenever the snapshot or a circuit has changed meanwhile, the way on is decided anew;
-what was tried stays tried.
+fail (the next one is asked). One whose process dies under the request comes back as another process, which is waited
+for as for a cold start once nobody else is left. Whenever the snapshot or a circuit has changed meanwhile, the way on
+is decided anew; what was tried stays tried (`tried.py`).
 """
 
 import asyncio
@@ -27,6 +28,7 @@ from aigw_daemon.gateway.failures import (
     Kind,
     TooLong,
     foreign_backend,
+    likely_killer,
     not_spoken,
     spent,
     unable,
@@ -34,6 +36,7 @@ from aigw_daemon.gateway.failures import (
 )
 from aigw_daemon.gateway.live import Live
 from aigw_daemon.gateway.plans import Hop, Plan
+from aigw_daemon.gateway.tried import Name, Tried, key_of, name_of
 from aigw_daemon.gateway.upstream.base import Upstream
 from aigw_daemon.gateway.wire import ApiError
 from aigw_daemon.link.messages import Demand, Up
@@ -63,14 +66,17 @@ class Walk:
         self._live = means.live
         self._call = call
         self._ask = call.asks(means.live.room(call.endpoint, call.model))
-        self._failed: dict[tuple[str, str], AttemptFailed] = {}
-        """What each candidate said last, by backend and model."""
+        self._tried = Tried()
+        self._refused: str | None = None
+        """Why a candidate may not be asked any more."""
+        self._later = False
+        """Whether it may be in a while: all traffic together asks again as often as it may."""
         self._places: dict[str, int] = {}
         """Where the request stood in the lines of backends."""
         self._waited_cold: dict[str, float] = {}
-        """Seconds that it waited for backends to start."""
+        """Seconds that it waited for backends to start, or to come back."""
         self._too_long: TooLong | None = None
-        self._only: tuple[str, str] | None = None
+        self._only: Name | None = None
         """The one candidate that may answer, where the client wants no fallback."""
 
     async def answer(self) -> Whole | Streamed:
@@ -89,10 +95,8 @@ class Walk:
                 return answer
             if self._is_overtaken(plan, too_long):
                 continue
-            cold = next((hop for hop in hops if hop.cold), None)
-            if cold is not None and plan.decision.cold != "reject":
-                await self._await_start(cold, last=len(self._left(hops)) == 1)
-            elif not await self._pause(plan):
+            spent_all = self._made >= self._live.gateway.max_attempts
+            if spent_all or not await self._await_somebody(plan, self._tried.left(hops)):
                 raise self._spent(plan)
 
     def note(self, hop: Hop, permit: Permit, failure: AttemptFailed) -> None:
@@ -106,13 +110,15 @@ class Walk:
             hop.breaker.abandoned(permit)
         if isinstance(failure, TooLong):
             self._too_long = failure
-        self._remember(hop, failure)
+        self._tried.ask(hop)
+        self._tried.note(hop, failure, now)
+        self._call.met += ((hop.candidate.backend, failure),)
 
     # Which way.
 
     def _plan(self) -> Plan:
         call, plan = self._call, self._live.plan(self._ask)
-        if plan is not None and self._ask.tokens and not plan.hops and not plan.overflow:
+        if plan is not None and self._ask.tokens and plan.deserted:
             # The tokens are an estimate: before nobody is asked at all, the engine may say for itself.
             self._ask = msgspec.structs.replace(self._ask, tokens=0)
             plan = self._live.plan(self._ask)
@@ -122,7 +128,7 @@ class Walk:
             raise unknown_model(plan.decision)
         if plan.decision.instead is not None:
             raise not_spoken(plan.decision)
-        if self._ask.needs and not plan.hops and not plan.overflow:
+        if self._ask.needs and plan.deserted:
             needless = self._live.plan(msgspec.structs.replace(self._ask, needs=frozenset()))
             if needless is not None and needless.hops:
                 raise unable(plan.decision, self._ask.needs)
@@ -135,12 +141,12 @@ class Walk:
         """Those left to try, in this request's order."""
         if self._too_long is not None or (self._ask.tokens and not plan.hops):
             longer = self._wanted(list(plan.overflow), plan)
-            if self._too_long is not None and not longer:
+            if self._too_long is not None and not longer and not plan.overflow_returning:
                 raise self._too_long.error
-            return self._left(longer)
+            return self._tried.left(longer)
         decision = plan.decision
         order = ordered(decision.kept, decision.balance, self._live.standings.counts(), self._means.random)
-        return self._left(self._wanted([plan.hops[place] for place in order], plan))
+        return self._tried.left(self._wanted([plan.hops[place] for place in order], plan))
 
     def _wanted(self, hops: list[Hop], plan: Plan) -> list[Hop]:
         """Without those that the client's headers rule out."""
@@ -153,56 +159,68 @@ class Walk:
             return hops
         if self._only is None:
             self._only = _first(plan.decision, hops)
-        return [hop for hop in hops if _key(hop) == self._only]
+        return [hop for hop in hops if name_of(hop) == self._only]
 
     def _is_overtaken(self, plan: Plan, too_long: TooLong | None) -> bool:
         """Whether the way on must be decided anew: something changed, or an engine said that the prompt is too long."""
         return not self._live.is_current(plan) or self._too_long is not too_long
 
-    def _spent(self, plan: Plan, why: str | None = None) -> ApiError:
-        if self._too_long is not None and all(isinstance(failure, TooLong) for failure in self._failed.values()):
+    def _spent(self, plan: Plan) -> ApiError:
+        failures = self._tried.failures.values()
+        if self._too_long is not None and all(isinstance(failure, TooLong) for failure in failures):
             return self._too_long.error
-        return spent(plan.decision, self._call.met, why)
-
-    def _left(self, hops: list[Hop]) -> list[Hop]:
-        return [hop for hop in hops if _key(hop) not in self._failed]
+        return spent(plan.decision, self._call.met, self._refused, later=self._later)
 
     def _stations(self, plan: Plan, hops: list[Hop]) -> Iterator[tuple[Hop, bool]]:
         """Each hop, and whether to queue there; a route that spills over asks everybody for room first."""
         if plan.decision.overflow == "spill":
             yield from ((hop, False) for hop in hops)
         for hop in hops:
-            if _key(hop) not in self._failed:
+            if key_of(hop) not in self._tried.failures:
                 yield hop, True
 
     # Asking.
 
     async def _first_of(self, plan: Plan, hops: list[Hop]) -> Whole | Streamed | None:
         """The first answer of those that are ready; None when there is none, or the plan has gone out of date."""
-        too_long = self._too_long
+        too_long, self._refused = self._too_long, None
         for hop, may_queue in self._stations(plan, hops):
             if hop.cold:
                 self._demand(hop)
                 if plan.decision.cold == "wait":
                     return None
                 continue
-            self._check_budget(plan)
-            last = len(self._left(hops)) == 1
+            if self._may_not_ask(hop):
+                continue
+            last = len(self._tried.left(hops)) == 1
             entered = await self._enter(hop, may_queue=may_queue)
             if entered is not None and (answer := await self._at(entered, last=last)) is not None:
                 return answer
+            if (killed := self._tried.killed()) is not None:
+                raise likely_killer(plan.decision, killed, self._call.met)
             if self._is_overtaken(plan, too_long):
                 return None
         return None
 
-    def _check_budget(self, plan: Plan) -> None:
-        made, most = self._call.attempts, self._live.gateway.max_attempts
-        if not made:
-            return
-        why = f"{made} attempts were made, and gateway.max_attempts is {most}" if made >= most else None
-        why = why or self._means.budget.refusal(self._live.standings.in_flight)
-        if why is not None:
-            raise self._spent(plan, why)
+    @property
+    def _made(self) -> int:
+        """Attempts that count."""
+        return self._call.attempts - self._tried.unsent
+
+    def _may_not_ask(self, hop: Hop) -> bool:
+        """Whether there is a reason against one more attempt.
+
+        The retry budget bounds asking the same process again. Another backend, or the next process of one that died,
+        is asked as its lane has room (rule B4).
+        """
+        most, why = self._live.gateway.max_attempts, None
+        if self._made >= most:
+            why = f"{self._made} attempts were made, and gateway.max_attempts is {most}"
+        elif self._tried.was_asked(hop):
+            why = self._means.budget.refusal(self._live.standings.in_flight)
+            self._later = why is not None
+        self._refused = why or self._refused
+        return why is not None
 
     async def _enter(self, hop: Hop, *, may_queue: bool) -> Hop | None:
         """Take a slot; the hop as it is by then, or None."""
@@ -220,10 +238,10 @@ class Walk:
             self._places[name] = again.place
             return None
         except QueueFull as full:
-            self._remember(hop, AttemptFailed(Kind.LIMITED, full.detail, full.retry_after))
+            self._skip(hop, AttemptFailed(Kind.LIMITED, full.detail, full.retry_after))
             return None
         except QueueTimeout as late:
-            self._remember(hop, AttemptFailed(Kind.UNREACHABLE, late.detail, late.retry_after))
+            self._skip(hop, AttemptFailed(Kind.UNREACHABLE, late.detail, late.retry_after))
             return None
         finally:
             call.end_wait()
@@ -237,16 +255,16 @@ class Walk:
             hop.lane.leave()
             raise
         hops = plan.hops if self._too_long is None else plan.overflow
-        now = next((other for other in hops if _key(other) == _key(hop) and not other.cold), None)
+        now = next((other for other in hops if name_of(other) == name_of(hop) and not other.cold), None)
         if now is None:
             hop.lane.leave()
         return now
 
     async def _at(self, hop: Hop, *, last: bool) -> Whole | Streamed | None:
         """Ask a candidate whose slot was taken; None when it failed."""
-        call, budget = self._call, self._means.budget
+        budget = self._means.budget
         permit = hop.breaker.permit if hop.breaker.closed else hop.breaker.admit(monotonic()) or NO_PERMIT
-        extra, failed = call.attempts > 0, False
+        extra, failed = self._tried.ask(hop), False
         if extra:
             budget.begin()
         try:
@@ -272,11 +290,44 @@ class Walk:
             return await in_time(asked, hop.first_token_timeout)
         return await asked
 
-    def _remember(self, hop: Hop, failure: AttemptFailed) -> None:
-        self._failed[_key(hop)] = failure
+    def _skip(self, hop: Hop, failure: AttemptFailed) -> None:
+        self._tried.skip(hop, failure)
         self._call.met += ((hop.candidate.backend, failure),)
 
     # Waiting.
+
+    async def _await_somebody(self, plan: Plan, left: list[Hop]) -> bool:
+        """Wait until the way is to be decided anew; False when there is nobody to wait for."""
+        if plan.decision.cold == "reject":
+            return await self._pause(plan)
+        if not any(hop.cold for hop in left):
+            returning = plan.returning if self._too_long is None else plan.overflow_returning
+            left = self._tried.left(self._wanted(list(returning), plan))
+        cold = next((hop for hop in left if hop.cold), None)
+        if cold is not None:
+            await self._await_start(cold, last=len(left) == 1)
+            return True
+        return await self._await_news() or await self._pause(plan)
+
+    async def _await_news(self) -> bool:
+        """Wait for the daemon to notice a death that this request has met; whether there was anything to wait for.
+
+        The gateway sees a broken connection before the daemon has seen the process end: asking again right now would
+        only be refused.
+        """
+        table = self._live.table
+        found = self._tried.unnoticed(table.backends, monotonic()) if table is not None else None
+        if found is None:
+            return False
+        self._call.begin_wait()
+        try:
+            async with asyncio.timeout(found[1]):
+                await self._live.changed()
+        except TimeoutError:
+            pass  # the daemon knows of no death: the process lives, or the daemon doesn't
+        finally:
+            self._call.end_wait()
+        return True
 
     def _demand(self, hop: Hop) -> None:
         if self._live.needs_start(hop.candidate.backend):
@@ -301,26 +352,27 @@ class Walk:
         self._waited_cold[name] = waited = waited + monotonic() - began
         if waited >= hop.cold_timeout:
             late = f"it did not start within {hop.cold_timeout:g} s"
-            self._remember(hop, AttemptFailed(Kind.TIMED_OUT, late))
+            self._skip(hop, AttemptFailed(Kind.TIMED_OUT, late))
 
     async def _pause(self, plan: Plan) -> bool:
         """Wait until those whose failure may have passed can be asked once more; whether there are any (rule B5)."""
         hops = plan.overflow if self._too_long is not None else plan.hops
-        passing = [failure for hop in hops if (failure := self._failed.get(_key(hop))) is not None and failure.passing]
+        failures = self._tried.failures
+        passing = [failure for hop in hops if (failure := failures.get(key_of(hop))) is not None and failure.passing]
         if not passing:
             return False
         call = self._call
         waits = [failure.retry_after for failure in passing if failure.retry_after is not None]
         retry_after = min(waits) if len(waits) == len(passing) else None
         seconds = pause(call.attempts, call.clock.remaining, retry_after, self._means.random())
-        if seconds is None or call.attempts >= self._live.gateway.max_attempts:
+        if seconds is None:
             return False
         call.begin_wait()
         try:
             await asyncio.sleep(seconds)
         finally:
             call.end_wait()
-        self._failed = {key: failure for key, failure in self._failed.items() if not _has_passed(failure, seconds)}
+        self._tried.forgive(seconds)
         return True
 
     def _beat(self, hop: Hop, what: str, *, last: bool) -> None:
@@ -331,17 +383,8 @@ class Walk:
             self._call.retract()
 
 
-def _has_passed(failure: AttemptFailed, seconds: float) -> bool:
-    """Whether it may ask again after so many seconds; an engine's Retry-After is never undercut."""
-    return failure.passing and (failure.retry_after or 0) <= seconds
-
-
-def _first(decision: Decision, hops: list[Hop]) -> tuple[str, str]:
+def _first(decision: Decision, hops: list[Hop]) -> Name:
     """Who alone is asked without fallback: of equal targets the one that was drawn, else the first, able or not."""
     drawn = decision.balance != "order" and hops and not hops[0].candidate.fallback
     first = hops[0].candidate if drawn else decision.candidates[0]
     return first.backend, first.model
-
-
-def _key(hop: Hop) -> tuple[str, str]:
-    return hop.candidate.backend, hop.candidate.model

@@ -52,6 +52,7 @@ class ApiError(Exception):
     """What the client is told instead of an answer.
 
     ``retry_after`` is in seconds; ``extra`` are an engine's own fields, which go beside those of the envelope.
+    ``should_retry``: False where another try of the same request can't help; clients obey it.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class ApiError(Exception):
         retry_after: int | None = None,
         allow: str | None = None,
         extra: Mapping[str, Scalar] | None = None,
+        should_retry: bool = True,
     ) -> None:
         super().__init__(message)
         default_type, default_code = kind(status)
@@ -76,6 +78,7 @@ class ApiError(Exception):
         self.retry_after = retry_after
         self.allow = allow
         self.extra = extra or {}
+        self.should_retry = should_retry
 
     def body(self) -> bytes:
         """The envelope as JSON."""
@@ -93,7 +96,7 @@ class ApiError(Exception):
         if self.allow is not None:
             lines.append(header("allow", self.allow))
         # The openai client obeys this before Retry-After, so it goes only where trying again can't help (rule B6).
-        if self.status in {HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.GATEWAY_TIMEOUT}:
+        if not self.should_retry:
             lines.append(b"x-should-retry: false\r\n")
         return b"".join(lines)
 

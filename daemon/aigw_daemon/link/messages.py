@@ -88,6 +88,11 @@ class BackendView(msgspec.Struct, frozen=True):
     """Seconds that a request waits for it to start."""
     last_start_s: float | None = None
     """Seconds that its last start took until it was ready, where that is known."""
+    pid: int | None = None
+    """Of the process that aigw runs for it now; None where there is none, and for one that somebody else runs. Another
+    one is another process: what the last one did says nothing about it."""
+    returning: bool = False
+    """Whether aigw is replacing its process: it drains, stops or is in backoff, and comes back without being asked."""
     revision: str = ""
     """Of what it runs or will run: its model's file, its arguments, its address. Another one may answer otherwise."""
     egress: Egress = DIRECT

@@ -162,6 +162,9 @@ class ManagedBackend(ProcessBackend):
                 self._occupy_gpus()
                 self._begin(self._drain)
             case State.STOPPING:
+                if self.wanted:
+                    # It comes back: whoever waits for one of its models must not hear that there is no such model.
+                    self._known = self._reading.models or self._known
                 self._occupy_gpus()
                 self._begin(self._take_down)
             case State.BACKOFF:

@@ -64,6 +64,13 @@ class ConnectFailed(UpstreamError):
     def __init__(self, message: str, reason: str) -> None:
         super().__init__(message)
         self.reason = reason
+        self.after_stale = False
+        """Whether a kept connection broke under the request just before: then it may have reached the upstream."""
+
+    @property
+    def gone(self) -> bool:
+        """Whether nobody may be there any more, rather than somebody who is slow or not trusted."""
+        return self.reason in {"refused", "unreachable"}
 
     @property
     def refused(self) -> bool:

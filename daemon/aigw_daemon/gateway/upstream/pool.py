@@ -43,10 +43,14 @@ class PooledClient:
 
     async def request(self, address: Address, head: bytes, body: bytes) -> Response:
         """See `Upstream.request`. A kept connection that turns out dead is replaced once, unseen by the caller."""
-        connection = self._take_idle(address)
+        connection, stale = self._take_idle(address), False
         while True:
             if connection is None:
-                connection = await self._connect(address)
+                try:
+                    connection = await self._connect(address)
+                except ConnectFailed as error:
+                    error.after_stale = stale
+                    raise
             response = connection.send(head, body)
             try:
                 # All in this one coroutine: each further one is paid by every request.
@@ -57,7 +61,7 @@ class PooledClient:
                     await response.news()
             except StaleConnection:
                 # The other side closed it while the request was on its way: not a failure of the upstream.
-                connection = None
+                connection, stale = None, True
             except BaseException:
                 response.close()
                 raise
