@@ -46,7 +46,8 @@ class Hearing:
     def traffic(self, backend: str) -> Traffic:
         """What this backend has to do (the supervisor's `Watch`)."""
         load = self._load
-        return Traffic(load.in_flight.get(backend, 0), load.relayed.get(backend, 0), self._told_at)
+        relayed, refused = load.relayed.get(backend, 0), backend in load.refused
+        return Traffic(load.in_flight.get(backend, 0), relayed, self._told_at, refused)
 
     def on_records(self, message: Records) -> None:
         """See Ears."""

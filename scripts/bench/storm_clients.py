@@ -15,6 +15,8 @@ ROUTES: Final = ("alone", "pair")
 KEPT_PROMPTS: Final = 20
 """Prompts that come again and again, so that the cache takes part; all others come once."""
 SECONDS: Final = 120.0
+AFTER_FAILURE_SECONDS: Final = 0.5
+"""A client that is refused doesn't ask on in a tight loop."""
 
 
 class Clients:
@@ -41,11 +43,14 @@ class Clients:
                 turn += 1
                 once = choose.random() < 0.75
                 prompt = f"{self._seed} {number} {turn}" if once else f"kept {choose.randrange(KEPT_PROMPTS)}"
-                self.asked.append(await _ask(client, choose.choice(ROUTES), prompt, stream=choose.random() < 0.5))
+                asked = await _ask(client, choose.choice(ROUTES), prompt, stream=choose.random() < 0.5)
+                self.asked.append(asked)
+                if asked.error is not None:
+                    await asyncio.sleep(AFTER_FAILURE_SECONDS)
 
 
 async def _ask(client: AsyncOpenAI, model: str, prompt: str, *, stream: bool) -> Asked:
-    began, got, finish, error = time.monotonic(), "", None, None
+    began, got, finish, error, told = time.monotonic(), "", None, None, False
     create, said = client.chat.completions.create, [{"role": "user", "content": prompt}]
     try:
         if stream:
@@ -59,7 +64,8 @@ async def _ask(client: AsyncOpenAI, model: str, prompt: str, *, stream: bool) ->
     # The library lets errors of its transport in mid-stream through as they are.
     except Exception as failure:  # noqa: BLE001  # whatever it is, it is what the client saw
         error = f"{type(failure).__name__}: {failure}"
+        told = isinstance(failure, openai.APIError) and not isinstance(failure, openai.APIConnectionError)
         if isinstance(failure, openai.APIStatusError):
             error += f" (x-should-retry: {failure.response.headers.get('x-should-retry', 'not said')})"
     expected = "".join(pieces(prompt))
-    return Asked(client.max_retries, began, time.monotonic(), expected, got, finish == "stop", error)
+    return Asked(client.max_retries, began, time.monotonic(), expected, got, finish == "stop", error, told)

@@ -25,7 +25,7 @@ import psutil
 from scripts.bench import storm_engine
 from scripts.bench.storm_clients import Clients
 from scripts.bench.storm_faults import Faults, living
-from scripts.bench.storm_tally import INHERENT, is_clean, judge, lines, table
+from scripts.bench.storm_tally import INHERENT, is_clean, judge, lines, outages, table
 
 ENGINES: Final = ("first", "second")
 READY_SECONDS: Final = 60.0
@@ -143,12 +143,13 @@ async def _end(manager: Manager, running: "asyncio.Task[None]") -> list[str]:
 
 
 def _report(clients: Clients, faults: Faults, left: list[str]) -> int:
-    counts = table(clients.asked, faults.worker_deaths)
+    without = outages(clients.asked, faults.worker_deaths)
+    counts = table(clients.asked, without)
     print("\n".join(lines(counts)))
     print("\nfaults: " + ", ".join(f"{count} times {name}" for name, count in sorted(faults.done.items())))
     longest = max((asked.ended - asked.began for asked in clients.asked), default=0.0)
     print(f"the longest request took {longest:.1f} s; processes left at the end: {len(left)} {' '.join(left)}".rstrip())
-    bad = [asked for asked in clients.asked if judge(asked, faults.worker_deaths) not in INHERENT]
+    bad = [asked for asked in clients.asked if judge(asked, without) not in INHERENT]
     kinds = Counter(asked.error or f"got {asked.got!r}" for asked in bad)
     for what, count in kinds.most_common(SHOWN):
         print(f"  {count} times: {what}")

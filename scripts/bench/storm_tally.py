@@ -4,6 +4,7 @@ A stream that has begun can't be taken over by another engine: cut, it must say 
 but for what a gateway worker had in flight when it was killed.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ class End(StrEnum):
 
     RIGHT = "answered"
     CUT = "cut in mid-stream, and told so"
-    WORKER = "lost with the gateway worker that was killed"
+    WORKER = "lost with the gateway worker that was killed, or met no gateway"
     FAILED = "failed"
     SHORT = "truncated, and looked whole"
     WRONG = "wrong answer"
@@ -26,6 +27,9 @@ INHERENT: Final = frozenset({End.RIGHT, End.CUT, End.WORKER})
 """Ends that no gateway could avoid; all others should be 0."""
 WORKER_SECONDS: Final = 0.5
 """How long after its worker's death a client may notice."""
+
+Outage = tuple[float, float]
+"""From the death of a worker to the first answer of the next one; when the daemon dies as well, nobody listens then."""
 
 
 @dataclass(frozen=True)
@@ -41,26 +45,35 @@ class Asked:
     finished: bool
     """Whether it ended like a whole answer."""
     error: str | None = None
+    told: bool = False
+    """Whether the error is the gateway's own word, rather than a connection that was lost or refused."""
 
 
-def judge(asked: Asked, worker_deaths: Sequence[float]) -> End:
-    """How it ended, given when workers were killed."""
+def outages(everything: Sequence[Asked], worker_deaths: Iterable[float]) -> list[Outage]:
+    """When there was no gateway."""
+    answered = sorted(asked.ended for asked in everything if asked.finished)
+    return [(death, next((end for end in answered if end > death), math.inf)) for death in worker_deaths]
+
+
+def judge(asked: Asked, without_gateway: Sequence[Outage]) -> End:
+    """How it ended, given when there was no gateway."""
     if asked.finished and asked.error is None:
         if asked.got == asked.expected:
             return End.RIGHT
         return End.SHORT if asked.expected.startswith(asked.got) else End.WRONG
     if not asked.expected.startswith(asked.got):
         return End.WRONG
-    if any(asked.began <= death <= asked.ended + WORKER_SECONDS for death in worker_deaths):
+    met = any(asked.began <= back and death <= asked.ended + WORKER_SECONDS for death, back in without_gateway)
+    if met and not asked.told:
         return End.WORKER
     return End.CUT if asked.got else End.FAILED
 
 
-def table(everything: Iterable[Asked], worker_deaths: Sequence[float]) -> dict[int, Counter[End]]:
+def table(everything: Iterable[Asked], without_gateway: Sequence[Outage]) -> dict[int, Counter[End]]:
     """Counts by the client's own retries."""
     found: dict[int, Counter[End]] = {}
     for asked in everything:
-        found.setdefault(asked.retries, Counter())[judge(asked, worker_deaths)] += 1
+        found.setdefault(asked.retries, Counter())[judge(asked, without_gateway)] += 1
     return found
 
 

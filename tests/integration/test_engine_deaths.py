@@ -6,21 +6,24 @@ import os
 import signal
 from collections.abc import AsyncIterator, Iterator
 
+import psutil
 import pytest
 from openai import AsyncOpenAI, InternalServerError
 from openai.types.chat import ChatCompletionMessageParam
 
 from tests.support.aigw import Aigw, llamacpp_section, profile_text
-from tests.support.stub_engine import install
+from tests.support.stub_engine import behind_a_leader, install
 
 CROWD = 50
 POISON = "cyanide"
 
 
-def stub(folder: Aigw, name: str, *arguments: str) -> str:
-    program = install(folder.folder / "bin")
+def stub(whole: Aigw, name: str, *arguments: str, led: bool = False) -> str:
+    """A stand-in; ``led``: as the child of a leader that does not notice its end."""
+    program = install(whole.folder / "bin")
     model = program.with_name("model.gguf")
     model.write_bytes(b"GGUF")
+    program = behind_a_leader(program, whole.folder) if led else program
     files = f"binary: {program}, model: {model}, max_concurrency: 64"
     return f"  {name}: {{engine: llamacpp, {files}, served_name: {name}, args: {json.dumps(arguments)}}}\n"
 
@@ -33,6 +36,7 @@ def aigw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aigw]:
         stub(whole, "stand-in", "--think", "0.5"),
         stub(whole, "other", "--think", "0.2"),
         stub(whole, "mortal", "--poison", POISON),
+        stub(whole, "led", "--think", "0.5", led=True),
         llamacpp_section("binary", "real", model="real") + "    max_concurrency: 64\n",
     ]
     target = "{{backend: {0}, model: {0}}}".format
@@ -83,7 +87,7 @@ async def busy_with(aigw: Aigw, name: str, least: int) -> int:
 
 async def ready(aigw: Aigw) -> None:
     """Wait until everything is back, and its past forgotten."""
-    await asyncio.to_thread(aigw.run, "start", "stand-in", "other", "mortal", "real")
+    await asyncio.to_thread(aigw.run, "start", "stand-in", "other", "mortal", "led", "real")
 
 
 async def frozen(aigw: Aigw, name: str) -> int:
@@ -94,7 +98,7 @@ async def frozen(aigw: Aigw, name: str) -> int:
     return pid
 
 
-@pytest.mark.parametrize("engine", ["stand-in", "real"])
+@pytest.mark.parametrize("engine", ["stand-in", pytest.param("real", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("others", ["", "-or-other"])
 async def test_no_request_of_a_crowd_fails_when_the_engine_is_killed(
     aigw: Aigw, client: AsyncOpenAI, engine: str, others: str
@@ -118,6 +122,21 @@ async def test_a_request_that_kills_its_engine_twice_is_not_tried_again(aigw: Ai
     # Two deaths, and no third by a retry of the client's.
     assert int(str((await shown(aigw, "mortal"))["restarts"])) == restarts + 2
     assert await ask(client, "mortal", stream=False) == "stop"
+
+
+async def test_a_child_that_dies_under_a_leader_that_lives_is_found_out_by_the_requests(
+    aigw: Aigw, client: AsyncOpenAI
+) -> None:
+    """Nobody listens any more: the daemon looks at once, and not at its next probe."""
+    await ready(aigw)
+    (child,) = psutil.Process(await busy_with(aigw, "led", 0)).children()
+    child.suspend()
+    async with asyncio.TaskGroup() as tasks:
+        asked = tasks.create_task(ask(client, "led", stream=True))
+        await busy_with(aigw, "led", 1)
+        child.kill()
+    assert asked.result() == "stop"
+    assert "led: degraded -> stopping (lost)" in aigw.log("aigwd")
 
 
 async def test_an_operators_restart_now_loses_no_request(aigw: Aigw, client: AsyncOpenAI) -> None:

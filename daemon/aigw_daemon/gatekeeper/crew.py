@@ -86,6 +86,7 @@ class Crew:
             relayed=_sum(load.relayed for load in loads),
             waiting=_sum(load.waiting for load in loads),
             broken={name: why for load in loads for name, why in load.broken.items()},
+            refused=tuple({name for load in loads for name in load.refused}),
         )
 
     def publish(self, snapshot: Snapshot) -> None:

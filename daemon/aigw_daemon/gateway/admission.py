@@ -86,6 +86,7 @@ class Lane:
         "_full_since",
         "_limit",
         "_line",
+        "_next_front",
         "_next_place",
         "_pace",
         "backend",
@@ -115,6 +116,7 @@ class Lane:
         self._clock = clock
         self._line: list[_Waiter] = []
         self._next_place = 0
+        self._next_front = -sys.maxsize
         self._pace = 0.0
         """Seconds between two slots that came free while all were taken: a moving average."""
         self._limit = limit
@@ -155,7 +157,8 @@ class Lane:
     async def enter(self, priority: int, timeout: float, place: int | None = None) -> None:
         """Take a slot, waiting up to ``timeout`` seconds: higher ``priority`` first, within one in order of arrival.
 
-        ``place`` comes from `LookAgain`; with it the line is never full. A full line refuses whatever the priority.
+        ``place`` comes from `LookAgain` or `front_place`; with it the line is never full. A full line refuses whatever
+        the priority.
         Raises QueueFull at once, QueueTimeout, and LookAgain. When it raises, nothing is taken.
         """
         if self.try_enter():
@@ -180,6 +183,11 @@ class Lane:
             raise QueueTimeout(f"no slot came free within {timeout:g} s: {self._busy()}", self._retry_after())
         if told is _Told.LOOK_AGAIN:
             raise LookAgain(place)
+
+    def front_place(self) -> int:
+        """A place before everybody who has only waited: for a request that lost its slot with the backend's process."""
+        self._next_front += 1
+        return self._next_front
 
     def leave(self) -> None:
         """Give the slot back; the first who waits gets it here and now."""

@@ -102,6 +102,11 @@ class Breaker:
         """When the state ends by itself. Infinite while somebody may ask: closed, or half-open with no probe out."""
         self._patience = PROBE_SECONDS
 
+    @property
+    def refused(self) -> bool:
+        """Whether nobody listened when it was asked last."""
+        return not self.closed and self._last is Failure.REFUSED
+
     def admit(self, now: float) -> Permit | None:
         """Leave to ask the backend; None for no. In half-open one gets it, and is the probe."""
         self.refresh(now)

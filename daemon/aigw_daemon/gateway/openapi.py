@@ -58,7 +58,7 @@ _REQUEST_HEADERS: Final[Mapping[str, tuple[str, Schema]]] = {
     "cache-control": ("Of kept answers, as RFC 9111 has it: no-cache, no-store, max-age=SECONDS.", STRING),
 }
 _RETRY_AFTER = {"retry-after": "Seconds until another try may succeed."}
-_NO_RETRY = {"x-should-retry": "Always false: every candidate has been tried."}
+_NO_RETRY = {"x-should-retry": "False where another try of the same request can't help; absent where it may."}
 _SHARED: Final[dict[str, tuple[str, Mapping[str, str]]]] = {
     "400": ("The request is invalid; the message says where.", {}),
     "403": ("The Host or Origin isn't allowed.", {}),

@@ -108,6 +108,7 @@ class Reporter:
             {lane.backend: lane.relayed for lane in lanes},
             {lane.backend: lane.waiting for lane in lanes if lane.waiting},
             self._standings.broken(),
+            self._standings.refused(),
         )
 
     def _tell(self, load: Load) -> None:

@@ -76,6 +76,10 @@ class Standings:
         now = self._clock()
         return {breaker.backend: why for breaker in self._breakers if (why := breaker.reason(now)) is not None}
 
+    def refused(self) -> tuple[str, ...]:
+        """Backends where nobody listens."""
+        return tuple(breaker.backend for breaker in self._breakers if breaker.refused)
+
     def conditions(self) -> Conditions:
         """For the router: `CALM` itself while every circuit is closed."""
         broken = self.broken()

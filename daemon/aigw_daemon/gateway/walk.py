@@ -72,7 +72,7 @@ class Walk:
         self._later = False
         """Whether it may be in a while: all traffic together asks again as often as it may."""
         self._places: dict[str, int] = {}
-        """Where the request stood in the lines of backends."""
+        """Where the request stood in the lines of backends, or stands after a death."""
         self._waited_cold: dict[str, float] = {}
         """Seconds that it waited for backends to start, or to come back."""
         self._too_long: TooLong | None = None
@@ -112,6 +112,8 @@ class Walk:
             self._too_long = failure
         self._tried.ask(hop)
         self._tried.note(hop, failure, now)
+        if failure.lost:
+            self._places[hop.candidate.backend] = hop.lane.front_place()
         self._call.met += ((hop.candidate.backend, failure),)
 
     # Which way.

@@ -264,6 +264,8 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
     """Requests that wait for a place at it."""
     broken: dict[str, str] = {}
     """Backends that get no requests for now because of what they answered, with the reason."""
+    refused: tuple[str, ...] = ()
+    """Those among them where nobody listens."""
 
 
 class Demand(msgspec.Struct, frozen=True, tag="demand"):

@@ -243,7 +243,9 @@ class ManagedBackend(ProcessBackend):
                 return
             await edges.clock.sleep(LOOK_SECONDS if limit is None else min(LOOK_SECONDS, limit / LOOKS))
             before, used = used, edges.traffic(self.name)
-            if edges.clock.monotonic() < next_probe:
+            # Where requests find nobody listening it is asked at every look: its children may have died under a leader
+            # that lives, and they can't send anything any more (rule B8).
+            if edges.clock.monotonic() < next_probe and not used.refused:
                 if (used.in_flight, used.relayed) != (before.in_flight, before.relayed):
                     await self._look_what_is_loaded(kind, process)
                 continue

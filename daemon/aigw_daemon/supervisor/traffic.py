@@ -13,6 +13,8 @@ class Traffic:
     """Grows with every piece of an answer that comes from it; starts again with a new gateway worker."""
     told_at: float = 0.0
     """When the gateway said so, in monotonic seconds; while something is in flight it says so each second."""
+    refused: bool = False
+    """Whether the gateway found nobody listening."""
 
 
 Watch = Callable[[str], Traffic]

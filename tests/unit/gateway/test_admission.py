@@ -177,6 +177,26 @@ async def test_those_who_look_again_keep_their_place(tasks: asyncio.TaskGroup) -
     assert (order, seen.entered) == (["first", "second"], ["newcomer"])
 
 
+async def test_who_lost_a_slot_with_the_process_comes_first_even_into_a_full_line(tasks: asyncio.TaskGroup) -> None:
+    lane, order = Lane("a", limit=1, max_queue=1), list[str]()
+    assert lane.try_enter()
+
+    async def visit(name: str, place: int | None) -> None:
+        await lane.enter(0, LONG, place)
+        order.append(name)
+
+    tasks.create_task(visit("newcomer", None))
+    await asyncio.sleep(0)
+    for name in ("first survivor", "second survivor"):
+        tasks.create_task(visit(name, lane.front_place()))
+    await asyncio.sleep(0)
+    assert lane.waiting == 3
+    for _ in range(3):
+        lane.leave()
+        await asyncio.sleep(0)
+    assert order == ["first survivor", "second survivor", "newcomer"]
+
+
 async def test_no_interleaving_of_leaving_cancelling_and_resizing_loses_a_slot() -> None:
     """Every order of what may happen to two waiters, each with the loop running in between or not."""
     for order in itertools.permutations(range(5)):
