@@ -187,7 +187,12 @@ async def test_a_suspended_daemon_is_told_by_every_command_and_ended_by_force(
         said = "".join(capsys.readouterr())
         assert f"aigwd (PID {pid}) is suspended" in said, command
         assert f"kill -CONT {pid}" in said, command
+    kill(pid, signal.SIGCONT)
+    # Nothing of what was told to have failed is done afterwards.
+    assert await asyncio.to_thread(living.ready)
+    assert (living.status().daemon.pid, living.worker) == (pid, worker)
     assert (await ask_once(living.aigw.port, CHAT))[0] == 200
+    kill(pid, signal.SIGSTOP)
     began = time.monotonic()
     assert (await told(living.aigw, "up")).returncode == 1
     assert time.monotonic() - began < SECONDS

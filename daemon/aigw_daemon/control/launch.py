@@ -30,6 +30,8 @@ HOLDER_SECONDS = 1.0
 
 LOG_LINES = 15
 
+_MARKS = frozenset({"AIGW_INSTANCE", "AIGW_BACKEND"})
+
 
 class LaunchError(Exception):
     """The daemon did not start, or did not do what it was run for; ``problem`` says why."""
@@ -153,8 +155,11 @@ def _spawn(home: Home, command: Sequence[str], ready_fd: int) -> subprocess.Pope
 
 
 def _environment() -> dict[str, str]:
-    """Ours, with a relative AIGW_HOME made absolute: the daemon runs in another folder."""
-    env = dict(os.environ)
+    """Ours, with a relative AIGW_HOME made absolute: the daemon runs in another folder.
+
+    Without the marks by which an aigw recognises what it started: a daemon belongs to nobody.
+    """
+    env = {name: value for name, value in os.environ.items() if name not in _MARKS}
     if env.get("AIGW_HOME"):
         env["AIGW_HOME"] = os.path.realpath(os.path.expanduser(env["AIGW_HOME"]))  # noqa: PTH111  # as Home does
     return env

@@ -112,6 +112,7 @@ def dial(home: Home) -> "WatchedSocket":
             sock.close()
         else:
             sock.settimeout(None)
+            sock.refuse_suspended()
             return sock
         pid = holder(home)
         if pid is None:
@@ -140,6 +141,16 @@ class WatchedSocket(socket.socket):
 
     limit: float | None = None
     """Seconds without a byte that are allowed; None: any number, as long as the daemon is not suspended."""
+
+    def refuse_suspended(self) -> None:
+        """Raise DaemonSuspended before anything is asked: once continued, it would do what was told to have failed."""
+        pid = self._peer()
+        for _ in range(SUSPENDED_LOOKS):
+            if not is_suspended(pid):
+                return
+            time.sleep(LOOK_SECONDS)
+        self.close()
+        raise DaemonSuspended(pid)
 
     def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
         """See socket. Raises DaemonSuspended and TimeoutError."""

@@ -327,7 +327,7 @@ class LocalLauncher:
 
     def _survivors(self, name: str, leader: LocalProcess | None, known: set[Member]) -> set[Member]:
         processes, leaders = self._look(but=leader)
-        spared = kin.accounted_for(processes, leaders) | {os.getpid()}
+        spared = kin.accounted_for(processes, leaders) | _our_own_line(processes)
         cookie = proctable.Cookie(self._instance, name)
         marked = {pid for pid in processes if pid not in spared and proctable.cookie(pid) == cookie}
         group = kin.group(processes, leader.identity) if leader else set()
@@ -344,7 +344,7 @@ class LocalLauncher:
 
     def _stray_names(self) -> set[str]:
         processes, leaders = self._look()
-        spared = kin.accounted_for(processes, leaders) | {os.getpid()}
+        spared = kin.accounted_for(processes, leaders) | _our_own_line(processes)
         marks = (proctable.cookie(pid) for pid, entry in processes.items() if pid not in spared and not entry.zombie)
         return {mark.backend for mark in marks if mark is not None and mark.instance == self._instance}
 
@@ -371,6 +371,11 @@ class LocalLauncher:
             if member in sure or now - first_seen >= REAP_SECONDS:
                 with suppress(ChildProcessError):
                     os.waitpid(member.pid, os.WNOHANG)
+
+
+def _our_own_line(processes: dict[int, proctable.Process]) -> set[int]:
+    """Ourselves and whoever started us: a shell carries our cookie if somebody copied an engine's environment."""
+    return proctable.line_of(processes, os.getpid())
 
 
 def _child_has_ended() -> bool:

@@ -106,6 +106,15 @@ def argv(pid: int) -> tuple[str, ...]:
     return ()
 
 
+def line_of(processes: Mapping[int, Process], pid: int) -> set[int]:
+    """The process, its parent, and so on up to the first one."""
+    found: set[int] = set()
+    while pid in processes and pid not in found:
+        found.add(pid)
+        pid = processes[pid].ppid
+    return found
+
+
 def descendants(processes: Mapping[int, Process], roots: Iterable[int]) -> set[int]:
     """The PIDs of all children of ``roots``, their children and so on, without the roots."""
     children: dict[int, list[int]] = {}

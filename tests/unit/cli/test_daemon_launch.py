@@ -28,7 +28,8 @@ def tell(message):
 
 READY = """
 open("{notes}", "w").write(json.dumps(
-    [os.getpid(), os.getsid(0), os.getcwd(), os.environ["AIGW_HOME"], sorted(map(int, os.listdir("/proc/self/fd")))]
+    [os.getpid(), os.getsid(0), os.getcwd(), os.environ["AIGW_HOME"], sorted(map(int, os.listdir("/proc/self/fd"))),
+     "AIGW_INSTANCE" in os.environ]
 ))
 print("hello from the daemon", flush=True)
 tell({{"ready": True}})
@@ -62,11 +63,13 @@ def test_a_daemon_that_is_ready_stays_behind_detached(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("AIGW_HOME", "home")
+    monkeypatch.setenv("AIGW_INSTANCE", "of another aigw's engine")
     leaked = os.open("/dev/null", os.O_RDONLY)
     os.set_inheritable(leaked, True)
     ensure_daemon(home, command=program(READY.format(notes=notes)))
     os.close(leaked)
-    pid, session, folder, aigw_home, descriptors = json.loads(notes.read_text())
+    pid, session, folder, aigw_home, descriptors, marked = json.loads(notes.read_text())
+    assert not marked
     assert pid == session != os.getsid(0)
     assert folder == "/"
     assert aigw_home == str(tmp_path / "home")

@@ -105,6 +105,8 @@ async def test_worker_gets_the_descriptors_that_it_is_to_get(launcher: LocalLaun
 async def test_environment_carries_the_cookie_and_nothing_of_systemd(launcher: LocalLauncher, tmp_path: Path) -> None:
     env = {**os.environ, "NOTIFY_SOCKET": "/run/n", "LISTEN_FDS": "1", "KEPT": "yes"}
     process = await launcher.spawn(python(tmp_path, FOREVER, env=env))
+    # The kernel lets the parent go on a moment before the new environment can be read.
+    await eventually(lambda: proctable.cookie(process.identity.pid), what="the environment")
     content = Path(f"/proc/{process.identity.pid}/environ").read_bytes().split(b"\0")
     for line in (f"AIGW_INSTANCE={INSTANCE}", "AIGW_BACKEND=a", "SPT_NOENV=1", "KEPT=yes"):
         assert line.encode() in content
@@ -197,6 +199,7 @@ async def test_recorded_descendant_is_swept_although_it_erased_its_environment(
 async def test_adopted_process_is_watched_and_stopped(launcher: LocalLauncher, tmp_path: Path) -> None:
     earlier = LocalLauncher(INSTANCE)
     process = await earlier.spawn(python(tmp_path, FOREVER))
+    await eventually(lambda: proctable.cookie(process.identity.pid), what="the environment")
     earlier.close()
     adopted = await launcher.adopt(process.identity)
     assert await launcher.adopt(process.identity) is adopted
@@ -416,6 +419,32 @@ asyncio.run(main())
 def test_zombies_of_strangers_are_reaped_within_a_second_or_so() -> None:
     done = finished([sys.executable, "-c", STRANGERS, INSTANCE, "3"])
     assert (done.stdout, done.stderr) == ("7 True\n", "")
+
+
+CARRIER = """
+import asyncio, os, sys
+from aigw_daemon.supervisor.process import LocalLauncher
+
+async def main():
+    launcher = LocalLauncher(sys.argv[1])
+    print(sorted(await launcher.strays()), (await launcher.sweep("a")).swept)
+
+asyncio.run(main())
+"""
+
+
+def test_a_sweep_spares_the_shell_that_carries_our_cookie_and_waits_for_us() -> None:
+    stray = subprocess.Popen([sys.executable, "-S", "-c", FOREVER], env=marked())
+    command = 'sleep 0; "$@"; echo alive'
+    argv = ["sh", "-c", command, "sh", sys.executable, "-c", CARRIER, INSTANCE]
+    done = subprocess.run(argv, env=marked(), capture_output=True, text=True, check=False, timeout=60)
+    stray.wait(5)
+    assert (done.stdout, done.stderr) == ("['a'] 1\nalive\n", "")
+
+
+def marked() -> dict[str, str]:
+    """The environment of an engine."""
+    return {**os.environ, "AIGW_INSTANCE": INSTANCE, "AIGW_BACKEND": "a"}
 
 
 def finished(argv: list[str]) -> subprocess.CompletedProcess[str]:
