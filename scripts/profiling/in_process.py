@@ -98,7 +98,7 @@ class Wire(asyncio.Transport):
 class InProcessClient(PooledClient):
     """The gateway's own client before an upstream that has its answer ready."""
 
-    async def _dial(self, host: str, address: Address) -> UpstreamConnection:  # noqa: ARG002  nothing is dialled
+    async def _dial(self, address: Address) -> UpstreamConnection:
         loop = asyncio.get_running_loop()
         connection = UpstreamConnection(address, self._keep, self._forget)
         connection.connection_made(Wire(lambda _request: loop.call_soon(connection.data_received, _ANSWER)))

@@ -205,7 +205,7 @@ class AttachedBackend(Backend):
             self._answers_since = self._edges.clock.monotonic()
         changed, self._reading = answer != self._reading or not self._probed, answer
         self._probed = True
-        self._note_listed(answer.models)
+        self._listed_models.note(answer.models, self._revision)
         if not self._transition(Event.READY) and changed:
             self._edges.on_change()
 

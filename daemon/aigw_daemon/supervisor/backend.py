@@ -13,15 +13,13 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final
 
-import msgspec
-
 from aigw_daemon.home import Home
 from aigw_daemon.link.messages import ModelView, Secret
 from aigw_daemon.models.resolve import resolve
 from aigw_daemon.network.egress import DIRECT, Egress
 from aigw_daemon.profile.backends import BackendSection
 from aigw_daemon.profile.model import Profile
-from aigw_daemon.state_file import Listed, StateFile
+from aigw_daemon.state_file import StateFile
 from aigw_daemon.supervisor.clock import Clock
 from aigw_daemon.supervisor.engines.base import LoadedModel, Resolve
 from aigw_daemon.supervisor.failures import Failure, FailureKind
@@ -30,6 +28,7 @@ from aigw_daemon.supervisor.group_turns import GroupTurns
 from aigw_daemon.supervisor.happenings import Tell, happening, nobody
 from aigw_daemon.supervisor.launcher import Launcher
 from aigw_daemon.supervisor.lifecycle import Event, Life, next_state
+from aigw_daemon.supervisor.listed_models import ListedModels
 from aigw_daemon.supervisor.probe import Prober, Reading
 from aigw_daemon.supervisor.traffic import Watch
 from aigw_daemon.words import SERVING, EngineKind, State
@@ -184,10 +183,7 @@ class Backend(ABC):
         self._tasks: asyncio.TaskGroup | None = None
         self._effect: asyncio.Task[None] | None = None
         self._over = False
-        self._last_listed: tuple[ModelView, ...] = ()
-        """What it listed last, with all that it told of it."""
-        self._recalled: tuple[str, tuple[ModelView, ...]] | None = None
-        """For which revision, and what is shown of that while it can't be asked."""
+        self._listed_models = ListedModels(self.name, edges.state, edges.clock.time)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name} {self.state}{'' if self.wanted else ', not wanted'}>"
@@ -291,35 +287,12 @@ class Backend(ABC):
             since_s=now - self._entered_at,
             wanted=self.wanted,
             attached=self.life is Life.ATTACHED,
-            models=reading.models if serving else self._recall(),
+            models=reading.models if serving else self._listed_models.recall(self._revision),
             loaded=reading.loaded if serving else (),
             uptime_s=now - serves_since if serves_since is not None else None,
             why=self.why,
             failure=self.failure.kind if self.failure is not None else None,
         )
-
-    def _note_listed(self, models: tuple[ModelView, ...]) -> None:
-        """Keep what it lists for the time when it can't be asked, also for the next daemon."""
-        self._last_listed = models
-        names, kept = tuple(model.id for model in models), self._edges.state.backend(self.name).listed
-        before = (kept.models, kept.revision) if kept is not None else ((), self._revision)
-        if before != (names, self._revision):
-            self._keep_listed(names)
-
-    def _keep_listed(self, names: tuple[str, ...]) -> None:
-        self._recalled = None
-        self._edges.state.update_backend(self.name, listed=Listed(names, self._edges.clock.time(), self._revision))
-
-    def _recall(self) -> tuple[ModelView, ...]:
-        """What it listed last, unless it is something else by now."""
-        if self._recalled is None or self._recalled[0] != self._revision:
-            kept, known = self._edges.state.backend(self.name).listed, {model.id: model for model in self._last_listed}
-            if kept is None or kept.revision != self._revision:
-                return ()
-            views = (known.get(name) or ModelView(id=name, created=0) for name in kept.models)
-            shown = tuple(msgspec.structs.replace(view, listed=False, listed_at=kept.at) for view in views)
-            self._recalled = (self._revision, shown)
-        return self._recalled[1]
 
     def _transition(self, event: Event, why: str | None = None) -> bool:
         """Take an event: the one place where the state changes. Returns whether it did."""
@@ -331,8 +304,8 @@ class Backend(ABC):
         self._since = self._edges.clock.time()
         self._entered_at = self._edges.clock.monotonic()
         log.info("%s: %s -> %s (%s)%s", self.name, before, after, event, f": {why}" if why else "")
-        if before in SERVING and after not in SERVING and (kept := self._edges.state.backend(self.name).listed):
-            self._keep_listed(kept.models)
+        if before in SERVING and after not in SERVING:
+            self._listed_models.leave(self._revision)
         if (word := happening(event, before, after)) is not None:
             self._edges.tell(self.name, word, why)
         self._entered(before)

@@ -211,7 +211,7 @@ class ManagedBackend(ProcessBackend):
 
     def _became_ready(self, reading: Reading) -> None:
         self._reading, self._known, self._replace = reading, (), False
-        self._note_listed(reading.models)
+        self._listed_models.note(reading.models, self._revision)
         self.start_took = self._edges.clock.monotonic() - self._began
         self._edges.gpus.release(self.name)
         self._transition(Event.READY)
@@ -288,7 +288,7 @@ class ManagedBackend(ProcessBackend):
         """Take news of a running engine's models; whether it is well is for the liveness probe to say."""
         if process is self._process and self.state in SERVING and reading.up and reading != self._reading:
             self._reading = reading
-            self._note_listed(reading.models)
+            self._listed_models.note(reading.models, self._revision)
             self._edges.on_change()
 
     # --- ending

@@ -131,7 +131,7 @@ class PooledClient:
     async def _connect(self, address: Address) -> Connection:
         try:
             async with asyncio.timeout(self._connect_timeout):
-                connection = await self._dialled(address)
+                connection = await self._dial(address)
         except (OSError, UnicodeError, BadEnvironment) as error:
             raise self._connect_failed(address, error) from error
         if connection.closed:
@@ -139,7 +139,7 @@ class PooledClient:
         self._open.add(connection)
         return connection
 
-    async def _dialled(self, address: Address) -> Connection:
+    async def _dial(self, address: Address) -> Connection:
         proxy = address.egress.proxy
         if proxy is not None and not address.is_forwarded:
             tunnel = await open_tunnel(proxy, address.host, address.port, self._tls_of(proxy.scheme, address))
