@@ -189,7 +189,8 @@ def test_start_that_cannot_succeed_is_failed_at_the_first_try(tmp_path: Path) ->
     folder.mkdir()
     program = f"[{vllm_python()}, -m, vllm.entrypoints.openai.api_server]"
     sections = (
-        f"  nomodule: {{engine: vllm, command: [{sys.executable}, -m, vllm.entrypoints.openai.api_server], model: o/m}}\n"
+        f"  nomodule: {{engine: vllm, command: [{sys.executable}, -m, vllm.entrypoints.openai.api_server], "
+        "model: o/m}\n"
         f"  noconfig: {{engine: vllm, command: {program}, model: {folder}, env: {{HF_HUB_OFFLINE: '1'}}}}\n"
     )
     whole = Aigw(tmp_path / "aigw")
