@@ -168,6 +168,18 @@ routes:
     assert said(aigw, "chat").headers["x-aigw-backend"] == "ollama"
 
 
+def test_what_an_attached_one_loads_shows_within_seconds_of_a_request(
+    aigw: Aigw, binary: Path, registry: Registry, tmp_path: Path
+) -> None:
+    with served(binary, tmp_path) as server:
+        aigw.run("up", "--profile", str(write(aigw, f"{{engine: ollama, attach: '{server.url}'}}")))
+        name = pull(aigw, registry)
+        # The next probe is ten seconds away: what is seen before comes of the request.
+        assert said(aigw, name).status_code == 200
+        eventually_now(lambda: aigw.backend("ollama")["loaded"], seconds=4, what="the loaded model in the status")
+        assert f"loaded {name}:latest" in aigw.run("status").stdout
+
+
 def test_what_is_loaded_shows_within_seconds_of_a_request(aigw: Aigw, binary: Path, registry: Registry) -> None:
     up(aigw, binary)
     name = pull(aigw, registry)

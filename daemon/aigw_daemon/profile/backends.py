@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from aigw_daemon.profile.commands import Command, check_command, check_own_process
+from aigw_daemon.profile.commands import Command, PlaceholderWord, check_own_process
 from aigw_daemon.profile.scalars import (
     Duration,
     Key,
@@ -320,7 +320,7 @@ class CommandBackend(ProcessSection):
     """Any other OpenAI-compatible server that a command starts."""
 
     engine: Literal[EngineKind.COMMAND]
-    command: Annotated[Command, AfterValidator(check_command)] = Field(
+    command: Annotated[tuple[PlaceholderWord, ...], AfterValidator(check_own_process)] = Field(
         min_length=1, description="The program and its arguments, as a list; {host}, {port} and {model} are filled in."
     )
     model: Text | None = Field(default=None, description="What {model} stands for.")

@@ -21,6 +21,7 @@ from aigw_daemon.profile.backends import (
 from aigw_daemon.profile.caching import LARGEST_PART, Cache
 from aigw_daemon.profile.chains import direct, is_pattern
 from aigw_daemon.profile.commands import uses
+from aigw_daemon.profile.doubts import Doubts
 from aigw_daemon.profile.errors import shown
 from aigw_daemon.profile.model import Profile, Route, Target, managed_port
 from aigw_daemon.profile.sources import HttpSource, model_path, parse_source
@@ -33,6 +34,8 @@ _WITHOUT_PROCESS = {*BackendSection.model_fields, "engine", "attach", "api_key",
 _OF_TARGETS = set(Route.model_fields) - {"alias", "targets"}
 """Keys that say how a route's targets are asked; an alias has none of its own."""
 _OF_MODEL = {"model", "served_name"}
+_NAMING = ("engine", "attach", "models", "model", "served_name")
+"""Keys that say under which names a backend serves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,8 @@ class Finding:
     value: str | None = None
     choices: tuple[str, ...] = ()
     hint: str = ""
+    relies: tuple[Path, ...] | None = None
+    """What it is concluded from: where one of them is in doubt, it is no finding. None: what stands at ``path``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,19 +61,24 @@ class Declared:
     """Models that backends say they serve."""
 
 
-def check(profile: Profile, declared: Declared) -> list[Finding]:
-    """All findings, in no particular order."""
+def check(profile: Profile, declared: Declared, doubts: Doubts) -> list[Finding]:
+    """All findings, in no particular order. ``doubts``: where the profile is broken, and judged by other rules."""
+    found = _findings(profile, declared, doubts)
+    return [each for each in found if not any(map(doubts.touch, (each.path,) if each.relies is None else each.relies))]
+
+
+def _findings(profile: Profile, declared: Declared, doubts: Doubts) -> list[Finding]:
     return [
         *_gateway(profile),
         *_cache(profile.cache),
-        *_ports(profile),
-        *_groups(profile),
+        *_ports(profile, doubts),
+        *_groups(profile, doubts),
         *(finding for name, backend in profile.backends.items() for finding in _backend(name, backend)),
         *(finding for name, route in profile.routes.items() for finding in _form(name, route)),
         *_names(profile, declared),
-        *_capabilities(profile, declared),
+        *_capabilities(profile, declared, doubts),
         *_cycles(profile),
-        *_model_files(profile),
+        *_model_files(profile, doubts),
     ]
 
 
@@ -85,19 +95,23 @@ def _gateway(profile: Profile) -> Iterator[Finding]:
 def _cache(cache: Cache) -> Iterator[Finding]:
     if "redis_memory" in cache.model_fields_set and not cache.managed:
         rule = "is for a Redis that aigw runs"
-        yield Finding(("cache", "redis_memory"), rule, hint="write redis: managed, or remove it")
+        path = ("cache", "redis_memory")
+        relies = (path, ("cache", "redis"))
+        yield Finding(path, rule, hint="write redis: managed, or remove it", relies=relies)
     if cache.redis is None and cache.max_answer > cache.memory // LARGEST_PART:
         key = "max_answer" if "max_answer" in cache.model_fields_set else "memory"
         rule = f"no answer takes more than an eighth of memory, so {LARGEST_PART} times max_answer is the least"
-        yield Finding(("cache", key), rule, str(getattr(cache, key)), hint="raise memory, or lower max_answer")
+        parts = tuple(("cache", each) for each in ("redis", "memory", "max_answer"))
+        hint = "raise memory, or lower max_answer"
+        yield Finding(("cache", key), rule, str(getattr(cache, key)), hint=hint, relies=parts)
 
 
-def _ports(profile: Profile) -> Iterator[Finding]:
-    gateway = profile.gateway.port
+def _ports(profile: Profile, doubts: Doubts) -> Iterator[Finding]:
+    gateway = 0 if doubts.touch(("gateway", "port")) else profile.gateway.port
     owners = {gateway: "the gateway"} if gateway else {}
     for name, backend in profile.backends.items():
         port = managed_port(backend)
-        if port is None:
+        if port is None or _in_doubt(doubts, name, "port", "attach"):
             continue
         if port in owners:
             hint = "give it another port, or leave port out: the daemon then chooses a free one"
@@ -107,10 +121,16 @@ def _ports(profile: Profile) -> Iterator[Finding]:
         owners.setdefault(port, f"the backend {shown(name)}")
 
 
-def _groups(profile: Profile) -> Iterator[Finding]:
+def _in_doubt(doubts: Doubts, backend: str, *keys: str) -> bool:
+    return any(doubts.touch(("backends", backend, key)) for key in keys)
+
+
+def _groups(profile: Profile, doubts: Doubts) -> Iterator[Finding]:
     owners: dict[str, str] = {}
     for name, backend in profile.backends.items():
         if not isinstance(backend, ProcessSection) or not backend.always_on or backend.group is None:
+            continue
+        if _in_doubt(doubts, name, "group", "start", "attach"):
             continue
         owner = owners.setdefault(backend.group, name)
         if owner != name:
@@ -124,40 +144,53 @@ def _backend(name: str, backend: BackendSection) -> Iterator[Finding]:
     if isinstance(backend, AttachableSection):
         yield from _attached(path, backend) if backend.attach else _run_by_us(path, backend)
     if isinstance(backend, CommandBackend) and backend.model is None and uses(backend.command, "model"):
-        yield Finding((*path, "model"), "is required: the command uses {model}", hint="say what it stands for")
+        relies = ((*path, "model"), (*path, "command"))
+        rule = "is required: the command uses {model}"
+        yield Finding((*path, "model"), rule, hint="say what it stands for", relies=relies)
     if isinstance(backend, LlamacppBackend) and backend.runner == "embedded" and backend.binary is not None:
-        yield Finding((*path, "binary"), "the embedded runner uses no binary", hint="set runner: binary, or remove it")
+        relies = ((*path, "binary"), (*path, "runner"))
+        hint = "set runner: binary, or remove it"
+        yield Finding((*path, "binary"), "the embedded runner uses no binary", hint=hint, relies=relies)
 
 
 def _attached(path: Path, backend: AttachableSection) -> Iterator[Finding]:
     for key in sorted(backend.model_fields_set - _WITHOUT_PROCESS - _OF_MODEL):
         rule = "has no effect with attach: somebody else runs this backend"
-        yield Finding((*path, key), rule, hint="remove it, or remove attach")
+        relies = ((*path, key), (*path, "attach"), (*path, "engine"))
+        yield Finding((*path, key), rule, hint="remove it, or remove attach", relies=relies)
 
 
 def _run_by_us(path: Path, backend: AttachableSection) -> Iterator[Finding]:
     if backend.api_key is not None:
         rule = "api_key is for attached backends; aigw makes the key of an engine that it runs"
-        yield Finding((*path, "api_key"), rule, hint="remove it, or attach to a URL")
+        relies = ((*path, "api_key"), (*path, "attach"), (*path, "engine"))
+        yield Finding((*path, "api_key"), rule, hint="remove it, or attach to a URL", relies=relies)
     if isinstance(backend, VllmBackend | LlamacppBackend) and backend.model is None:
-        yield Finding((*path, "model"), "is required", hint="say which model to serve, or attach to a URL")
+        keys = ((*path, "model"), (*path, "attach"))
+        hint = "say which model to serve, or attach to a URL"
+        yield Finding((*path, "model"), "is required", hint=hint, relies=keys)
 
 
 def _form(name: str, route: Route) -> Iterator[Finding]:
     path: Path = ("routes", name)
+    both = ((*path, "alias"), (*path, "targets"))
     if route.alias is not None and route.targets is not None:
-        yield Finding((*path, "alias"), "a route has either an alias or targets, not both", hint="remove one of them")
+        yield Finding(
+            (*path, "alias"), "a route has either an alias or targets, not both", hint="remove one of them", relies=both
+        )
     if route.alias is None and route.targets is None:
-        yield Finding(path, "a route needs targets or an alias", choices=("targets", "alias"))
+        yield Finding(path, "a route needs targets or an alias", choices=("targets", "alias"), relies=both)
     if route.alias is not None:
         for key in sorted(_OF_TARGETS & route.model_fields_set):
             rule = "an alias is only another name: this belongs to the route that it stands for"
-            yield Finding((*path, key), rule, hint="move it there")
+            yield Finding((*path, key), rule, hint="move it there", relies=((*path, key), (*path, "alias")))
     if route.cache == "off" and route.ttl is not None:
-        yield Finding((*path, "ttl"), "has no effect with cache: off", hint="remove one of them")
+        relies = ((*path, "ttl"), (*path, "cache"))
+        yield Finding((*path, "ttl"), "has no effect with cache: off", hint="remove one of them", relies=relies)
     if name.startswith(REGEX_MARK) and (trouble := _no_regex(name)):
         rule = f"a name that starts with {REGEX_MARK} is a regular expression, and this is none: {trouble}"
-        yield Finding(path, rule, shown(name), hint="see Python's re for the form; without ~ it is a glob")
+        hint = "see Python's re for the form; without ~ it is a glob"
+        yield Finding(path, rule, shown(name), hint=hint, relies=())
 
 
 def _no_regex(name: str) -> str | None:
@@ -188,17 +221,19 @@ def _names(profile: Profile, declared: Declared) -> Iterator[Finding]:
         yield from _target(profile, declared, ("fallback", index), target, known)
 
 
-def _capabilities(profile: Profile, declared: Declared) -> Iterator[Finding]:
+def _capabilities(profile: Profile, declared: Declared, doubts: Doubts) -> Iterator[Finding]:
     """Their models may be known to an engine only, as long as some engine is asked for what it has."""
     exact = {name for name in declared.routes if not is_pattern(name)}
-    open_ended = any(backend.served_models is None for backend in profile.backends.values())
+    open_ended = any(
+        backend.served_models is None or _in_doubt(doubts, name, *_NAMING) for name, backend in profile.backends.items()
+    ) or len(profile.backends) < len(declared.backends)
     for name, models in profile.capabilities.items():
         path: Path = ("capabilities", name)
         if is_pattern(name):
-            yield Finding(path, "a capability has one name, no pattern", shown(name))
+            yield Finding(path, "a capability has one name, no pattern", shown(name), relies=())
         if name in declared.routes:
             rule = "a route has this name already, and routes come first"
-            yield Finding(path, rule, shown(name), hint="rename one of them")
+            yield Finding(path, rule, shown(name), hint="rename one of them", relies=())
         for index, model in enumerate(models):
             if model in exact or _leads_somewhere(profile, declared, model):
                 continue
@@ -271,12 +306,16 @@ def _edges(profile: Profile, name: str) -> Iterator[tuple[Path, str]]:
             yield ("routes", name, "targets", index), target
 
 
-def _model_files(profile: Profile) -> Iterator[Finding]:
+def _model_files(profile: Profile, doubts: Doubts) -> Iterator[Finding]:
     owners: dict[str, str] = {}
     for name, entry in profile.models.items():
         if isinstance(parse_source(entry.source), HttpSource) and entry.sha256 is None:
             rule = "a download over https needs its checksum: a torn or changed file must be noticed"
-            yield Finding(("models", name, "sha256"), rule, hint="add sha256: and the file's 64 hexadecimal digits")
+            relies = (("models", name, "sha256"), ("models", name, "source"))
+            hint = "add sha256: and the file's 64 hexadecimal digits"
+            yield Finding(("models", name, "sha256"), rule, hint=hint, relies=relies)
+        if any(doubts.touch(("models", name, key)) for key in ("source", "file")):
+            continue
         file = str(model_path(name, entry.file, entry.source))
         owner = owners.setdefault(file, name)
         if owner != name:

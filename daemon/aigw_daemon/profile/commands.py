@@ -3,7 +3,9 @@
 import re
 from collections.abc import Mapping
 from pathlib import PurePath
-from typing import Final
+from typing import Annotated, Final
+
+from pydantic import AfterValidator
 
 from aigw_daemon.profile.scalars import Word, rule
 
@@ -26,20 +28,24 @@ def check_own_process(command: Command) -> Command:
                 "must not start a container: its processes belong to the container's daemon, so aigw could neither "
                 "watch nor end them",
                 hint="run the server's program itself; or start the container yourself and use engine: openai with url",
+                secret=True,  # a command is long, and may hold one
             )
     return command
 
 
-def check_command(command: Command) -> Command:
-    """Refuse unknown placeholders, and containers."""
-    for word in command:
-        for match in _PLACEHOLDER.finditer(word):
-            if match[2] is not None and match[2] not in PLACEHOLDERS:
-                raise rule(
-                    f"{match[0]} is no placeholder; there are {', '.join(f'{{{name}}}' for name in PLACEHOLDERS)}",
-                    hint=f"write {{{match[0]}}} for a literal {match[0]}",
-                )
-    return check_own_process(command)
+def check_placeholders(word: str) -> str:
+    """Refuse unknown placeholders in a word of a command, all of them at once."""
+    unknown = [match[0] for match in _PLACEHOLDER.finditer(word) if match[2] not in {None, *PLACEHOLDERS}]
+    if unknown:
+        is_none = "is no placeholder" if len(unknown) == 1 else "are no placeholders"
+        raise rule(
+            f"{', '.join(unknown)} {is_none}; there are {', '.join(f'{{{name}}}' for name in PLACEHOLDERS)}",
+            hint=f"write {{{unknown[0]}}} for a literal {unknown[0]}",
+        )
+    return word
+
+
+PlaceholderWord = Annotated[Word, AfterValidator(check_placeholders)]
 
 
 def uses(command: Command, name: str) -> bool:

@@ -10,10 +10,9 @@ from pydantic_core import ErrorDetails
 from aigw_daemon.profile.check import Declared, check
 from aigw_daemon.profile.errors import MAX_PROBLEMS, ProfileError, ProfileProblem, shown
 from aigw_daemon.profile.model import Profile
-from aigw_daemon.profile.translate import from_finding, from_validation
+from aigw_daemon.profile.salvage import Salvage, salvage
+from aigw_daemon.profile.translate import from_finding, from_validation, typed_path
 from aigw_daemon.profile.yaml import MAX_BYTES, Document, Mark, read
-
-_OF_NAMES = ("backends", "routes", "models")
 
 
 def load(path: Path) -> Profile:
@@ -48,10 +47,11 @@ def parse(text: str | bytes, file: str) -> Profile:
         raise ProfileError(document.problems)
     profile, errors = _validate(document)
     problems = list(document.problems)
+    left = Salvage(profile) if profile is not None else salvage(document.data, errors, document.file)
+    errors += left.further
     problems.extend(from_validation(document, error) for error in _first(document, errors))
-    checkable = profile or _salvage(document, errors)
-    if checkable is not None:
-        findings = check(checkable, _declared(document.data))
+    if left.profile is not None:
+        findings = check(left.profile, _declared(document.data), left.doubts)
         problems.extend(from_finding(document, finding) for finding in findings[:MAX_PROBLEMS])
     if problems or profile is None:
         raise ProfileError(problems)
@@ -62,34 +62,22 @@ def _validate(document: Document) -> tuple[Profile | None, list[ErrorDetails]]:
     try:
         return Profile.from_data(document.data, Path(document.file).stem, document.file), []
     except ValidationError as error:
-        return None, error.errors(include_url=False)
+        return None, [each for each in error.errors(include_url=False) if not _follows(each)]
+
+
+def _follows(error: ErrorDetails) -> bool:
+    """Whether an error only follows from others: a list all of whose elements are wrong is called too short as well."""
+    return error["type"] == "too_short" and len(error["input"]) >= error["ctx"]["min_length"]
 
 
 def _first(document: Document, errors: list[ErrorDetails]) -> list[ErrorDetails]:
     """As many as are shown: looking for the nearest name costs time, and a hostile file has thousands."""
 
     def position(error: ErrorDetails) -> tuple[int, int]:
-        mark: Mark = document.place(error["loc"])
+        mark: Mark = document.place(typed_path(document.data, error["loc"])[0])
         return mark.line, mark.column
 
     return sorted(errors, key=position)[: MAX_PROBLEMS + 1]
-
-
-def _salvage(document: Document, errors: list[ErrorDetails]) -> Profile | None:
-    """The profile without its broken parts, so that the cross checks can look at the rest; None if nothing is left."""
-    data: dict[str, Any] = {
-        key: dict(value) if isinstance(value, dict) else value for key, value in document.data.items()
-    }
-    for error in errors:
-        top, *below = error["loc"] or ("",)
-        if top in _OF_NAMES and below and isinstance(data.get(str(top)), dict):
-            data[str(top)].pop(below[0], None)
-        else:
-            data.pop(str(top), None)
-    try:
-        return Profile.from_data({**data, "version": 1}, "", document.file)
-    except ValidationError:
-        return None
 
 
 def _declared(data: dict[str, Any]) -> Declared:

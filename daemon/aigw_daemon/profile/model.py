@@ -3,10 +3,10 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, PrivateAttr, Tag
+from pydantic import AfterValidator, Discriminator, Field, PrivateAttr, Tag, ValidationInfo
 
 from aigw_daemon.profile.backends import Backend, BackendSection, ModelId, ProcessSection, Section, Text
 from aigw_daemon.profile.caching import Cache, CacheMode, Lifetime
@@ -14,17 +14,26 @@ from aigw_daemon.profile.fields import request_field
 from aigw_daemon.profile.scalars import Duration, Locked, Size, one_of_pattern, rule
 from aigw_daemon.profile.sources import MODEL_NAME, MODEL_NAME_RULE, SourceError, model_path, parse_source
 
+_LENIENT: Final = "lenient"
+
+
+def _named(pattern: str, text: str) -> Callable[[str, ValidationInfo], str]:
+    """A validator of a name: see `Profile.from_data`."""
+    check = one_of_pattern(pattern, text)
+    return lambda name, info: name if info.context == _LENIENT else check(name)
+
+
 BackendName = Annotated[
     str,
     AfterValidator(
-        one_of_pattern(
+        _named(
             r"(?!(gateway|daemon|redis)$)[A-Za-z0-9][A-Za-z0-9._-]{0,62}",
             "a backend's name starts with a letter or digit, holds only letters, digits, '.', '_' and '-', and is "
             "none of gateway, daemon and redis (these are aigw's own processes and logs)",
         )
     ),
 ]
-ModelName = Annotated[str, AfterValidator(one_of_pattern(MODEL_NAME, f"a model's name {MODEL_NAME_RULE}"))]
+ModelName = Annotated[str, AfterValidator(_named(MODEL_NAME, f"a model's name {MODEL_NAME_RULE}"))]
 Host = Annotated[str, AfterValidator(one_of_pattern(r"[A-Za-z0-9.:\[\]-]{1,253}", "must be a host name or an address"))]
 AllowedHost = Annotated[
     str, AfterValidator(one_of_pattern(r"(\*\.)?[A-Za-z0-9.:\[\]-]{1,253}", "must be a host name, without a scheme"))
@@ -228,9 +237,12 @@ class Profile(Section):
     _digest: str = PrivateAttr("")
 
     @classmethod
-    def from_data(cls, data: Any, name: str, file: str) -> "Profile":
-        """Validate plain data. Raises pydantic's ValidationError; `load.parse` translates it."""
-        profile = cls.model_validate(data)
+    def from_data(cls, data: Any, name: str, file: str, *, lenient: bool = False) -> "Profile":
+        """Validate plain data. Raises pydantic's ValidationError; `load.parse` translates it.
+
+        ``lenient``: take names of backends and models that aren't allowed, to check what else is said of them.
+        """
+        profile = cls.model_validate(data, context=_LENIENT if lenient else None)
         profile.remember(data, name, file)
         return profile
 

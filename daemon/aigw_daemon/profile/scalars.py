@@ -5,7 +5,6 @@ import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, TypeVar
-from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -19,6 +18,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from aigw_daemon.profile.redis_url import redis_trouble
+from aigw_daemon.profile.urls import NO_SCHEME, address_troubles, leaks
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -208,20 +208,16 @@ def check_url(text: str) -> str:
     What may hold a key or a password is refused without being shown.
     """
     bare = _REFERENCE.sub("x", check_references(text, secret=False))
-    if "@" in bare.partition("://")[2].partition("/")[0]:
-        raise rule("a URL holds no user or password", hint="put the key into api_key", secret=True)
-    if "?" in bare or "#" in bare:
-        raise rule("a base URL has no query and no fragment", hint="put a key into api_key", secret=True)
-    if "${" in text:
-        return text
-    try:
-        parts = urlsplit(text)
-        usable = parts.scheme in {"http", "https"} and parts.hostname and (parts.port is None or parts.port > 0)
-    except ValueError:
-        usable = False
-    if not usable or not text.isprintable() or " " in text:
-        raise rule("must be an http or https URL such as http://127.0.0.1:11500")
-    return text.rstrip("/")
+    open_ended = "${" in text
+    leaking, troubles = tuple(leaks(bare)), () if open_ended else tuple(address_troubles(text))
+    told = list(leaking)
+    if troubles:
+        # The rule itself says what a scheme must be.
+        named = f" ({'; '.join(troubles)})" if troubles != (NO_SCHEME,) else ""
+        told.append(f"must be an http or https URL such as http://127.0.0.1:11500{named}")
+    if told:
+        raise rule("; ".join(told), hint="put a key into api_key" if leaking else "", secret=bool(leaking))
+    return text if open_ended else text.rstrip("/")
 
 
 def check_redis(secret: Secret) -> Secret:

@@ -1,6 +1,6 @@
 """From pydantic's errors and the cross checks' findings to problems with a place in the file."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic_core import ErrorDetails
@@ -11,10 +11,13 @@ from aigw_daemon.profile.check import Finding
 from aigw_daemon.profile.errors import ProfileProblem, did_you_mean, dotted, nearest, shown
 from aigw_daemon.profile.model import TARGET_FORMS, Gateway, ModelEntry, Profile, Restart, Route, Target
 from aigw_daemon.profile.yaml import Document
+from aigw_daemon.words import EngineKind
 
 Path = tuple[str | int, ...]
 
 _ENGINES = tuple(map(str, SECTIONS))
+_ENGINE_AT = 2
+"""Of an error in a backend, the part of the location that is its engine."""
 _RULES = {
     "int_type": "must be a whole number",
     "int_from_float": "must be a whole number",
@@ -41,7 +44,7 @@ _SECRET_KEYS = frozenset({"api_key", "env", "redis"})
 
 def from_validation(document: Document, error: ErrorDetails) -> ProfileProblem:
     """One of pydantic's errors, at the place of the value that it is about."""
-    path, at_key = _typed_path(document.data, error["loc"])
+    path, at_key = typed_path(document.data, error["loc"])
     match error["type"]:
         case "extra_forbidden":
             return _unknown_key(document, path)
@@ -65,20 +68,27 @@ def from_finding(document: Document, finding: Finding) -> ProfileProblem:
     return _problem(document, finding.path, finding.rule, value=finding.value, choices=finding.choices, hint=hint)
 
 
-def _typed_path(data: Any, location: Iterable[str | int]) -> tuple[Path, bool]:
+def typed_path(data: Any, location: Sequence[str | int]) -> tuple[Path, bool]:
     """The part of an error's location that the operator typed, and whether the error is about the key itself."""
     path: list[str | int] = []
     at_key = False
-    for part in location:
+    for position, part in enumerate(location):
         if part == "[key]":
             at_key = True
-        elif _holds(data, part):
+        elif not _is_tag(location, position):
             path.append(part)
-            data = data[part]
-        elif part not in _ENGINES and part not in TARGET_FORMS:
-            path.append(part)
-            data = None
+            data = data[part] if _holds(data, part) else None
     return tuple(path), at_key
+
+
+def _is_tag(location: Sequence[str | int], position: int) -> bool:
+    """Whether pydantic has put this part there, to say which of several forms it has taken a value for.
+
+    Only its place tells: an operator may have typed the same word, such as ``command``.
+    """
+    if position == _ENGINE_AT and location[0] == "backends":
+        return location[position] in _ENGINES
+    return location[position] in TARGET_FORMS and isinstance(location[position - 1], int)
 
 
 def _holds(data: Any, part: str | int) -> bool:
@@ -98,7 +108,7 @@ def _rule(error: ErrorDetails) -> tuple[str, str, bool]:
 
 def _unknown_key(document: Document, path: Path) -> ProfileProblem:
     key = str(path[-1])
-    choices = _known_keys(document.data, path[:-1])
+    choices = known_keys(document.data, path[:-1])
     near = nearest(key, choices)
     hint = f"did you mean {shown(near)}?" if near else ""
     if path[0] == "backends" and key not in choices and (engines := _engines_with(key)):
@@ -106,7 +116,8 @@ def _unknown_key(document: Document, path: Path) -> ProfileProblem:
     return _problem(document, path, "unknown key", choices=choices, hint=hint, at_key=True)
 
 
-def _known_keys(data: Any, path: Path) -> tuple[str, ...]:
+def known_keys(data: Any, path: Path) -> tuple[str, ...]:
+    """The keys that the mapping at a path may have; none where that isn't known."""
     section = _section(data, path)
     return tuple(section.model_fields) if section else ()
 
@@ -115,7 +126,8 @@ def _section(data: Any, path: Path) -> type[Section] | None:
     """The class of the mapping at a path."""
     match path:
         case ("backends", name):
-            return SECTIONS.get(data["backends"][name].get("engine"))
+            engine = data["backends"][name].get("engine")
+            return SECTIONS.get(EngineKind(engine)) if engine in _ENGINES else None
         case ("routes", _, "targets" | "on_context_overflow", _):
             return Target
         case (("routes" | "models") as section, _):

@@ -158,9 +158,18 @@ def exited(lines: Sequence[str], exit_text: str, *, shown: int = 20) -> Failure:
     return Failure(FailureKind.EXITED, f"the engine {exit_text}", tuple(without_frames(lines)[-shown:]))
 
 
-def _groups(match: re.Match[str]) -> list[str]:
+class _Group(str):
+    """A group of a match; ``{0:GiB}`` in a sentence shows one that counts bytes in GiB."""
+
+    __slots__ = ()
+
+    def __format__(self, spec: str) -> str:
+        return f"{int(self) / 2**30:.1f} GiB" if spec == "GiB" else super().__format__(spec)
+
+
+def _groups(match: re.Match[str]) -> list[_Group]:
     """Those that matched: of alternatives that name the same thing only one does."""
-    return [group for group in match.groups() if group is not None]
+    return [_Group(group) for group in match.groups() if group is not None]
 
 
 def without_frames(lines: Sequence[str]) -> list[str]:

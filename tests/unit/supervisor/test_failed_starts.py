@@ -141,7 +141,7 @@ VLLM = {
             "you tried to allocate 26600000000 bytes. Error code 12 (Cannot allocate memory)"
         ),
         FailureKind.OUT_OF_MEMORY,
-        "the machine's memory is too small, 26600000000 bytes at once were refused: lower --max-model-len",
+        "the machine's memory is too small, 24.8 GiB at once were refused: lower --max-model-len",
     ),
     "module missing": (
         (
@@ -238,7 +238,7 @@ LLAMACPP = {
             "0.06.542.976 E llama_init_from_model: failed to initialize the context: failed to allocate buffer"
         ),
         FailureKind.OUT_OF_MEMORY,
-        "the model and its context don't fit into memory, 691202949120 bytes at once were refused",
+        "the model and its context don't fit into memory, 643.7 GiB at once were refused",
     ),
     "library missing": (
         "llama-server: error while loading shared libraries: libgomp.so.1: cannot open shared object file",

@@ -144,7 +144,7 @@ async def test_start_that_failed_says_which_try_comes_next(home: Home) -> None:
     world.prober.up = False
     world.launcher.log = ["0.1 E x: failed to allocate CPU buffer of size 10"]
     backend = world.managed()
-    cause = "the model and its context don't fit into memory, 10 bytes at once were refused"
+    cause = "the model and its context don't fit into memory, 0.0 GiB at once were refused"
     async with running(world, backend):
         await backend.start()
         await settle()

@@ -46,7 +46,7 @@ class LlamacppEngine:
         sign(
             r"failed to allocate (?:\w+ )?buffer of size (\d+)",
             FailureKind.OUT_OF_MEMORY,
-            "the model and its context don't fit into memory, {0} bytes at once were refused: lower context or "
+            "the model and its context don't fit into memory, {0:GiB} at once were refused: lower context or "
             "gpu_layers, or take a smaller model",
             more_than_there_is(1),
         ),

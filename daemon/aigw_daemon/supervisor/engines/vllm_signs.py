@@ -162,7 +162,7 @@ _MEMORY: Final = (
     sign(
         r"can't allocate memory: you tried to allocate (\d+) bytes",
         FailureKind.OUT_OF_MEMORY,
-        "the machine's memory is too small, {0} bytes at once were refused: lower --max-model-len in args, or take a "
+        "the machine's memory is too small, {0:GiB} at once were refused: lower --max-model-len in args, or take a "
         "smaller model",
         more_than_there_is(1),
     ),
