@@ -24,7 +24,6 @@ from aigw_daemon.gateway.retry_after import wait_of
 from aigw_daemon.gateway.streaming import StreamScan
 from aigw_daemon.gateway.upstream.base import Response, Upstream, UpstreamError
 from aigw_daemon.gateway.wire import BAD_JSON
-from aigw_daemon.link.messages import STREAMED
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 """A whole answer is held until it is complete, so that a truncated one can still fall back."""
@@ -151,7 +150,7 @@ def _check_whole(call: Account, hop: Hop, content: bytes) -> None:
     except BAD_JSON as error:
         what = "is empty" if not content.strip() else f"is not an answer ({error})"
         raise AttemptFailed(Kind.FAILED, f"its answer {what}", counts=Failure.BAD_ANSWER) from error
-    if answer.error is not None or not answer.choices or call.endpoint not in STREAMED:
+    if answer.error is not None or not answer.choices:
         missing = lack(call.endpoint, answer, call.body)
         if missing is not None or answer.is_error:
             said = _said(hop, content) if len(content) <= MAX_ERROR_BYTES else Said(None)
