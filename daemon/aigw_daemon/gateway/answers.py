@@ -84,12 +84,14 @@ def lack(endpoint: str, answer: Answer, request: bytes) -> str | None:
 
     Nothing is the right answer to a request for nothing.
     """
+    if answer.choices:
+        return None
     if endpoint == EMBEDDINGS:
         missing = None if _is_filled(answer.data) or _is_filled(answer.embeddings) else "vectors"
     elif endpoint == RERANK:
         missing = None if _is_filled(answer.results) or _is_filled(answer.data) else "results"
     else:
-        return None if answer.choices else "choices"
+        return "choices"
     return None if missing is None or _asks_for_nothing(request) else missing
 
 

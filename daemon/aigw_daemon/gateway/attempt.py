@@ -249,7 +249,7 @@ def _check_whole(call: Account, hop: Hop, content: bytes) -> None:
     except BAD_JSON as error:
         what = "is empty" if not content.strip() else f"is not an answer ({error})"
         raise AttemptFailed(Kind.FAILED, f"its answer {what}", counts=Failure.BAD_ANSWER) from error
-    if answer.error is not None or not answer.choices or call.endpoint not in STREAMED:
+    if answer.error is not None or not answer.choices:
         missing = lack(call.endpoint, answer, call.body)
         if missing is not None or answer.is_error:
             said = _said(hop, content) if len(content) <= MAX_ERROR_BYTES else Said(None)

@@ -205,11 +205,14 @@ def is_limit(status: int, said: Said) -> bool:
 
 
 def is_too_long(status: int, said: Said) -> bool:
-    """Whether an engine refuses a prompt for its length."""
-    texts = [text for text in (said.code, said.type, said.message) if text]
-    if is_clients_fault(status) and any(map(_FULL_CONTEXT.search, texts)):
-        return True
-    return (status == _FAILED or is_clients_fault(status)) and any(map(_TOO_LONG.search, texts))
+    """Whether an engine refuses a prompt for its length. Some do with 500: of such only the message is believed."""
+    if status == _FAILED:
+        return said.message is not None and _TOO_LONG.search(said.message) is not None
+    if not is_clients_fault(status):
+        return False
+    return any(
+        _TOO_LONG.search(text) or _FULL_CONTEXT.search(text) for text in (said.code, said.type, said.message) if text
+    )
 
 
 def too_long_error(status: int, said: Said) -> ApiError:

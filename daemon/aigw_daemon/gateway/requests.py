@@ -134,7 +134,7 @@ def is_special(facts: Facts, body: bytes) -> bool:
         or facts.functions is not ABSENT
         or len(body) > COUNTED_BYTES
         or b"image" in body
-        or (b"\\u00" in body and may_see(body))
+        or (b"\\" in body and may_see(body))
     )
 
 

@@ -131,7 +131,7 @@ CHATS = [
         (EMBEDDINGS, b'{"data":[ ]}', "vectors"),
         (EMBEDDINGS, b'{"data":null}', "vectors"),
         (EMBEDDINGS, b'{"data":"x"}', "vectors"),
-        (EMBEDDINGS, b'{"choices":[{}]}', "vectors"),
+        (EMBEDDINGS, b'{"choices":[]}', "vectors"),
         (EMBEDDINGS, b'{"data" : [ {"embedding":[0.1]}]}', None),
         (EMBEDDINGS, b'{"embeddings":[[0.1]]}', None),
         (EMBEDDINGS, b'{"embeddings":{"float":[[0.1]]}}', None),

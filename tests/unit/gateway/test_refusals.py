@@ -330,7 +330,14 @@ def test_a_text_too_long_for_a_vector_is_no_failure_of_its_engine() -> None:
     assert (failure.error.status, failure.error.type) == (400, "invalid_request_error")
 
 
-@pytest.mark.parametrize(("status", "body"), [(500, b'{"error":"Context size has been exceeded."}'), (500, b"boom")])
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (500, b'{"error":"Context size has been exceeded."}'),
+        (500, b'{"error":{"message":"down","code":"context_length_exceeded"}}'),
+        (500, b"boom"),
+    ],
+)
 def test_other_500s_are(status: int, body: bytes) -> None:
     failure = met(status, body)
     assert isinstance(failure, AttemptFailed)
