@@ -105,6 +105,124 @@ async def test_the_usage_frame_of_a_shared_stream_is_for_who_asked(gateway: Loca
     assert len(first.requests) == 1
 
 
+TIMINGS = b'"timings":{"prompt_n":3,"predicted_n":2}'
+LLAMAS_USAGE = USAGE.replace(b"}}", b"}," + TIMINGS + b"}")
+LLAMAS_FINISH = FINISH.replace(b"}]}", b"}]," + TIMINGS + b"}")
+
+
+async def test_timings_reach_everybody_who_shares_a_stream_and_who_gets_it_kept(
+    gateway: LocalGateway, first: FakeEngine
+) -> None:
+    go = asyncio.Event()
+    first.behaviour = streaming(go, FINISH, LLAMAS_USAGE, DONE)
+    async with gateway.asking(STREAM) as plain, gateway.asking(WITH_USAGE) as counting:
+        await all_aboard(gateway, 2)
+        go.set()
+        live = [unchunked((await client.answer())[2]) for client in (plain, counting)]
+    await eventually(lambda: len(gateway.gateway.cached._flights) == 0, what="the end of the call")
+    again = [await gateway.ask(body) for body in (STREAM, WITH_USAGE)]
+    assert [word(answer) for answer in again] == ["hit", "hit"]
+    assert [answer[2] for answer in again] == live
+    assert live == [HELLO + LLAMAS_FINISH + DONE, HELLO + FINISH + LLAMAS_USAGE + DONE]
+    assert len(first.requests) == 1
+
+
+UNCOUNTED = b'{"model":"m","messages":[],"stream":true,"stream_options":{"include_usage":false}}'
+
+
+async def test_a_stream_whose_client_forbids_usage_is_shared_and_kept_for_its_like(
+    gateway: LocalGateway, first: FakeEngine
+) -> None:
+    go = asyncio.Event()
+    first.behaviour = streaming(go, FINISH, DONE)
+    async with gateway.asking(UNCOUNTED) as one, gateway.asking(UNCOUNTED) as other:
+        await all_aboard(gateway, 2)
+        async with gateway.asking(WITH_USAGE) as counting:
+            await all_aboard(gateway, 3)
+            go.set()
+            await counting.answer()
+        for client in (one, other):
+            assert unchunked((await client.answer())[2]) == HELLO + FINISH + DONE
+    assert [request.json["stream_options"] for request in first.requests] == [
+        {"include_usage": False},
+        {"include_usage": True},
+    ]
+
+
+async def test_a_kept_stream_without_usage_is_no_answer_to_who_asks_for_it(
+    gateway: LocalGateway, first: FakeEngine
+) -> None:
+    async def answers(request: EngineRequest, writer: asyncio.StreamWriter) -> None:
+        options = request.json.get("stream_options")
+        usage = [USAGE] if options == {"include_usage": True} else []
+        writer.write(stream(HELLO, FINISH, *usage, DONE) if request.json.get("stream") else whole())
+
+    first.behaviour = answers
+    words = [word(await gateway.ask(body)) for body in (UNCOUNTED, UNCOUNTED, STREAM, ASK, UNCOUNTED)]
+    assert words == ["miss", "hit", "hit", "miss", "hit"]
+    solo = UNCOUNTED.replace(b'"m"', b'"solo"'), WITH_USAGE.replace(b'"m"', b'"solo"')
+    answers_ = [await gateway.ask(body, "cache-control: no-cache") for body in solo]
+    assert [USAGE in answer[2] for answer in answers_] == [False, True]
+
+
+async def test_an_engine_that_refuses_to_count_usage_is_shared_and_kept(
+    gateway: LocalGateway, first: FakeEngine
+) -> None:
+    async def refuses(request: EngineRequest, writer: asyncio.StreamWriter) -> None:
+        writer.write(whole(b"no", 400) if "stream_options" in request.json else stream(HELLO, FINISH, DONE))
+
+    first.behaviour = refuses
+    answers = [await gateway.ask(STREAM) for _ in range(2)]
+    assert [word(answer) for answer in answers] == ["miss", "hit"]
+    assert [unchunked(answer[2]) if answer is answers[0] else answer[2] for answer in answers] == [
+        HELLO + FINISH + DONE
+    ] * 2
+    assert len(first.requests) == 2
+
+
+async def test_an_answer_in_one_piece_is_shared_as_the_stream_that_each_asked_for(
+    gateway: LocalGateway, first: FakeEngine
+) -> None:
+    go = asyncio.Event()
+    first.behaviour = after(go, whole())
+    async with gateway.asking(STREAM) as plain, gateway.asking(WITH_USAGE) as counting:
+        await all_aboard(gateway, 2)
+        go.set()
+        without, counted = [(await client.answer())[2] for client in (plain, counting)]
+    assert (without.endswith(DONE), b'"usage"' in without) == (True, False)
+    assert (counted.endswith(DONE), b'"usage"' in counted) == (True, True)
+    assert [word(await gateway.ask(body)) for body in (STREAM, WITH_USAGE, ASK)] == ["hit"] * 3
+    assert len(first.requests) == 1
+
+
+PARALLEL_CALLS = [
+    b'data: {"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"id":"%b","type":"function",'
+    b'"function":{"name":"f","arguments":"{\\"%b\\":1}"}}]}}]}\n\n' % (name, name)
+    for name in (b"a", b"b")
+]
+
+
+async def test_a_kept_stream_of_parallel_calls_is_whole_as_the_engine_meant_it(
+    gateway: LocalGateway, first: FakeEngine
+) -> None:
+    """As Ollama streams them: each call has the index 0."""
+    first.behaviour = says(stream(*PARALLEL_CALLS, FINISH.replace(b"stop", b"tool_calls"), USAGE, DONE))
+    await gateway.ask(STREAM)
+    answer = await gateway.ask(ASK)
+    calls = msgspec.json.decode(answer[2])["choices"][0]["message"]["tool_calls"]
+    assert (word(answer), [call["function"]["arguments"] for call in calls]) == ("hit", ['{"a":1}', '{"b":1}'])
+
+
+async def test_a_kept_stream_that_cannot_be_made_whole_for_certain_is_asked_for_again(
+    gateway: LocalGateway, first: FakeEngine
+) -> None:
+    nameless = PARALLEL_CALLS[0].replace(b'"id":"a",', b"")
+    first.behaviour = says(stream(nameless, nameless, FINISH.replace(b"stop", b"tool_calls"), USAGE, DONE))
+    await gateway.ask(STREAM)
+    first.behaviour = says(whole())
+    assert [word(await gateway.ask(body)) for body in (STREAM, ASK, ASK)] == ["hit", "miss", "hit"]
+
+
 async def test_two_tenants_at_once_make_two_calls(gateway: LocalGateway, first: FakeEngine) -> None:
     go = asyncio.Event()
     first.behaviour = after(go, whole())

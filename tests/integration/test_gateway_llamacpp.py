@@ -4,10 +4,11 @@ from collections.abc import AsyncIterator
 from time import monotonic
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 
-from aigw_daemon.link.messages import GatewayView, Snapshot, TargetView
+from aigw_daemon.link.messages import CacheView, GatewayView, Snapshot, TargetView
 from tests.support.fake_engine import (
     DONE,
     FINISH,
@@ -56,6 +57,61 @@ def chat(model: str, words: int = 2, **fields: Any) -> bytes:
     """A request whose prompt has about so many tokens."""
     said = [{"role": "user", "content": "hello " * words}]
     return msgspec.json.encode({"model": model, "messages": said, "max_tokens": 8, **fields})
+
+
+STREAMS: list[dict[str, Any]] = [
+    {},
+    {"stream_options": {"include_usage": True}},
+    {"stream_options": {"include_usage": False}},
+    {"timings_per_token": True, "return_progress": True},
+    {"timings_per_token": True, "stream_options": {"include_usage": True}},
+    {"logprobs": True, "top_logprobs": 2, "__verbose": True, "stop": ["hello"]},
+]
+VARYING = frozenset({"id", "created", "timings", "__verbose", "prompt_tokens_details", "time_ms", "cache", "processed"})
+
+
+def same_each_time(value: Any) -> Any:
+    """An event without what two runs of a request say differently; that it is said is kept."""
+    match value:
+        case dict():
+            return {name: None if name in VARYING else same_each_time(each) for name, each in value.items()}
+        case list():
+            return [same_each_time(each) for each in value]
+        case _:
+            return value
+
+
+async def events_of(port: int, body: bytes) -> list[Any]:
+    """What a client is told by a stream, event by event."""
+    async with httpx.AsyncClient(timeout=60) as client:
+        answer = await client.post(f"http://127.0.0.1:{port}/v1/chat/completions", content=body)
+    told = data_of(answer.content)
+    return [data if data == b"[DONE]" else same_each_time(msgspec.json.decode(data)) for data in told]
+
+
+@pytest.mark.parametrize("cache", ["off", "on"])
+async def test_a_client_is_told_what_the_engine_would_have_told_it(
+    gateway: LocalGateway, llama: LlamaServer, other: FakeEngine, cache: str
+) -> None:
+    gateway.apply(msgspec.structs.replace(over(llama, other), cache=CacheView(mode=cache)))
+    for number, options in enumerate(STREAMS):
+        fields = {"stream": True, "temperature": 0, "seed": number, "max_tokens": 3, **options}
+        direct = await events_of(llama.port, chat(SERVED, **fields))
+        assert len(direct) > 2, options
+        assert await events_of(gateway.port, chat("alone", **fields)) == direct, options
+        if cache == "on":
+            assert await events_of(gateway.port, chat("alone", **fields)) == direct, options
+
+
+async def test_tokens_are_counted_whatever_the_client_says_of_usage(gateway: LocalGateway) -> None:
+    counts = set()
+    for options in (None, {"include_usage": True}, {"include_usage": False}):
+        body = chat("alone", temperature=0, max_tokens=3, stream=True, stream_options=options)
+        _, headers, _ = await gateway.ask(body, seconds=60.0)
+        record = await gateway.record_of(headers)
+        counts.add((record.prompt_tokens, record.completion_tokens))
+    assert len(counts) == 1
+    assert None not in counts.pop()
 
 
 ENDLESS = {"ignore_eos": True, "max_tokens": 400, "stream": True}

@@ -346,6 +346,17 @@ async def test_a_stream_that_makes_no_whole_answer_is_a_failure(
     assert (await ask(gateway.port, post(WHOLE)))[0] == 500
 
 
+async def test_what_is_never_streamed_is_no_stream_whatever_is_asked_for(
+    gateway: GatewayProcess, engine: FakeEngine
+) -> None:
+    vectors = b'{"data":[{"embedding":[0.5]}],"usage":{"prompt_tokens":3}}'
+    engine.behaviour = says(whole(vectors))
+    body = b'{"model":"m","input":"x","stream":true}'
+    status, headers, answer = await ask(gateway.port, post(body, "/v1/embeddings"))
+    assert (status, answer, headers[b"content-type"]) == (200, vectors, b"application/json")
+    assert engine.requests[0].body == body
+
+
 def refuses_usage(error: bytes, status: int = 400) -> Behaviour:
     """An engine that streams only without ``stream_options``."""
 

@@ -164,8 +164,6 @@ async def _begin_stream(
     opening = opening.removeprefix(BOM)
     if not is_stream:
         return await _in_one_piece(call, hop, permit, response, opening)
-    if added:
-        hop.usage.accept(hop.model)
     facts = call.facts
     scan = StreamScan(drop_usage=added and not call.shared, shared=call.shared, choices=facts.n or 1)
     first = scan.feed(opening) if opening else b""
@@ -181,6 +179,8 @@ async def _begin_stream(
         first += scan.feed(chunk)
     call.end_wait()
     if scan.begun:
+        if added:
+            hop.usage.accept(hop.model)
         if not hop.breaker.closed:
             # It lives: others need not wait for the end of the stream that tried it.
             hop.breaker.succeeded(permit, monotonic())

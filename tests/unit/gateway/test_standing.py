@@ -151,3 +151,26 @@ async def test_no_limit_means_any_number(standings: Standings) -> None:
     assert all(standings.lane("one").try_enter() for _ in range(1_000))
     assert standings.in_flight == 1_000
     assert standings.lane("one").limit is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "forgotten"),
+    [
+        ({}, False),
+        ({"max_queue": 7}, False),
+        ({"revision": "another"}, True),
+        ({"port": 2}, True),
+        ({"state": State.UNREACHABLE}, True),
+        ({"state": State.STOPPED}, True),
+    ],
+)
+async def test_a_refusal_to_count_usage_is_remembered_of_what_answers_now(
+    standings: Standings, changes: dict[str, object], forgotten: bool
+) -> None:
+    standings.update(snapshot(bounded()))
+    usage = standings.usage("one")
+    usage.refused = True
+    changed = msgspec.structs.replace(bounded(), **changes)
+    for view in (changed, msgspec.structs.replace(changed, state=State.READY)):
+        standings.update(snapshot(view))
+    assert (standings.usage("one") is usage, usage.refused) == (True, not forgotten)

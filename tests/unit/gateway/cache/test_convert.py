@@ -334,7 +334,7 @@ def test_a_message_is_what_openais_client_makes_of_the_deltas_or_none(deltas: li
 def by_the_client(deltas: list[dict[str, Any]]) -> dict[str, Any]:
     """What ``openai`` accumulates, with each call's index made its place, and repeated ids and names taken for one."""
     places: list[tuple[int | None, str | None]] = []
-    message: dict[str, Any] = {}
+    message: Any = {}
     for each in msgspec.json.decode(msgspec.json.encode(deltas)):
         for piece in each.get("tool_calls", []):
             index, id_ = piece.get("index"), piece.pop("id", None) or None
