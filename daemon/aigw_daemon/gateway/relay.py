@@ -7,6 +7,7 @@ from typing import Protocol
 from aigw_daemon.gateway.account import Account
 from aigw_daemon.gateway.attempt import Streamed
 from aigw_daemon.gateway.call import Call
+from aigw_daemon.gateway.streaming import StreamScan
 from aigw_daemon.gateway.upstream.base import Response, UpstreamError
 from aigw_daemon.gateway.wire import ApiError
 
@@ -48,7 +49,8 @@ async def pump(account: Account, answer: Streamed, sink: Sink) -> None:
     try:
         if answer.first:
             sink.write(answer.first)
-        await _pass_all(sink, answer)
+            _note_end(account, scan)
+        await _pass_all(account, sink, answer)
         if rest := scan.end():
             sink.write(rest)
         ended = True
@@ -57,9 +59,7 @@ async def pump(account: Account, answer: Streamed, sink: Sink) -> None:
         ended = True
     finally:
         answer.close(cut=ended and not (scan.finished and scan.error is None))
-        account.usage = scan.usage
-        account.finish_reason = scan.finish_reason
-        account.delivered = scan.done
+        account.usage, account.finish_reason = scan.usage, scan.finish_reason
     hop, name = answer.hop, answer.hop.candidate.backend
     if scan.error is not None:
         raise ApiError(500, f"{name} failed in mid-stream: {hop.redacted(scan.error)}")
@@ -68,14 +68,14 @@ async def pump(account: Account, answer: Streamed, sink: Sink) -> None:
         raise ApiError(500, f"the stream of {name} was cut: {detail}", code="stream_cut")
 
 
-async def _pass_all(sink: Sink, answer: Streamed) -> None:
+async def _pass_all(account: Account, sink: Sink, answer: Streamed) -> None:
     gap = answer.hop.gap_timeout
     if gap is None:
-        await _pass_on(sink, answer, None)
+        await _pass_on(account, sink, answer, None)
         return
     watch = _GapWatch(sink, answer.response, gap)
     try:
-        await _pass_on(sink, answer, watch)
+        await _pass_on(account, sink, answer, watch)
     except UpstreamError as error:
         if watch.late:
             raise UpstreamError(f"nothing came for {gap:g} s") from error
@@ -84,7 +84,7 @@ async def _pass_all(sink: Sink, answer: Streamed) -> None:
         watch.stop()
 
 
-async def _pass_on(sink: Sink, answer: Streamed, watch: "_GapWatch | None") -> None:
+async def _pass_on(account: Account, sink: Sink, answer: Streamed, watch: "_GapWatch | None") -> None:
     scan, response, lane = answer.scan, answer.response, answer.hop.lane
     while scan.error is None and (chunk := await response.chunk()) is not None:
         lane.relayed += 1
@@ -92,8 +92,17 @@ async def _pass_on(sink: Sink, answer: Streamed, watch: "_GapWatch | None") -> N
             watch.last = monotonic()
         if passed := scan.feed(chunk):
             sink.write(passed)
+        if scan.finish_reason is not None:
+            _note_end(account, scan)
         if sink.write_paused:
             await _until_taken(sink, answer)
+
+
+def _note_end(account: Account, scan: StreamScan) -> None:
+    """Once every choice has finished: whoever hangs up now has the answer, and a record of it says how it ended."""
+    if scan.finished:
+        account.usage, account.finish_reason = scan.usage, scan.finish_reason
+        account.ending()
 
 
 class _GapWatch:

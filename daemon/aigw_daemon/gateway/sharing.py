@@ -6,7 +6,7 @@ from typing import Final
 
 from aigw_daemon.gateway.account import Account
 from aigw_daemon.gateway.attempt import Streamed, Whole
-from aigw_daemon.gateway.cache.flight import Flight
+from aigw_daemon.gateway.cache.flight import Flight, Rider
 from aigw_daemon.gateway.call import Call
 from aigw_daemon.gateway.plans import Hop
 from aigw_daemon.gateway.server.exchange import Exchange
@@ -180,7 +180,7 @@ class FlightSink:
 
     def write(self, data: bytes) -> None:
         """See relay.Sink."""
-        self._flight.whole = self._scan.done
+        self._flight.whole = self._scan.finished
         frame = self._scan.usage_frame
         if frame is None or frame is self._split:
             self._flight.publish(data)
@@ -199,8 +199,9 @@ class FlightSink:
 class ClientSink:
     """Where a flight's pieces go: to one client, without the usage frame if it didn't ask for it."""
 
-    def __init__(self, exchange: Exchange, *, usage: bool) -> None:
+    def __init__(self, exchange: Exchange, rider: Rider[Landing], *, usage: bool) -> None:
         self._exchange = exchange
+        self._rider = rider
         self._usage = usage
 
     @property
@@ -212,6 +213,8 @@ class ClientSink:
         """See flight.Sink."""
         if self._usage or type(data) is not UsageFrame:
             self._exchange.write(data)
+        if self._rider.has_whole:
+            self._exchange.ending()
 
     async def drain(self) -> None:
         """See flight.Sink."""
