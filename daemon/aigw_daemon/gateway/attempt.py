@@ -25,6 +25,7 @@ from aigw_daemon.gateway.failures import (
     is_clients_fault,
     is_too_long,
 )
+from aigw_daemon.gateway.kept_headers import kept_lines
 from aigw_daemon.gateway.plans import Hop
 from aigw_daemon.gateway.requests import ABSENT, rewritten
 from aigw_daemon.gateway.streaming import StreamScan
@@ -90,6 +91,8 @@ async def attempt(upstream: Upstream, call: Account, hop: Hop, permit: Permit) -
             body = await rewritten(body, facts, hop.model, add_usage=add_usage, params=hop.params)
         response = await upstream.request(hop.address, hop.request_head, body)
         call.first_byte()
+        if lines := kept_lines(response.headers):
+            call.upstream_lines = lines
         lane.relayed += 1
         if response.status != _OK:
             await _refuse(hop, response)
