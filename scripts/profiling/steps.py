@@ -6,7 +6,14 @@ from typing import Final, NamedTuple
 _GATEWAY = "aigw_daemon.gateway"
 
 STEPS: Final[Mapping[str, tuple[str, ...]]] = {
-    "read": ("server.connection", "server.reading", "server.refusals", "server.targets", "server.exchange"),
+    "read": (
+        "server.connection",
+        "server.receiving",
+        "server.reading",
+        "server.refusals",
+        "server.targets",
+        "server.exchange",
+    ),
     "guard": ("dispatcher.Dispatcher.admit", "hosts"),
     "task": ("server.server", "dispatcher", "completions"),
     "facts": ("requests", "controls", "parameters"),
