@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,7 +76,7 @@ class Seen:
 
 @dataclass
 class Application:
-    """Takes in every request, and answers at once."""
+    """Takes in every request, and answers at once or in its turn."""
 
     seen: list[Seen] = field(default_factory=list)
 
@@ -84,11 +85,12 @@ class Application:
         return None
 
     async def __call__(self, exchange: Exchange) -> None:
-        """Never needed."""
-        raise AssertionError(exchange)
+        """Answer a little later."""
+        await asyncio.sleep(0)
+        self.at_once(exchange)
 
     def at_once(self, exchange: Exchange) -> bool:
-        """Note it and say hello."""
+        """Note the request and say hello."""
         headers = tuple(line for line in exchange.headers if line[0] not in _OF_THE_OFFER)
         self.seen.append(
             Seen(
@@ -107,13 +109,33 @@ class Application:
 
 def read(*pieces: bytes) -> tuple[list[Seen], list[int]]:
     """What reached the application, and the statuses that were written. Needs a running loop."""
-    application, wire = Application(), Wire()
-    server = Server(application, GatewayView(), lambda: b"req_test", application.at_once)
-    connection = Connection(server)
-    connection.connection_made(wire)
+    application = Application()
+    connection, wire = _connection(application, application.at_once)
     for piece in pieces:
         connection.data_received(piece)
     return application.seen, statuses(wire.written)
+
+
+async def read_in_turn(*pieces: bytes) -> tuple[list[Seen], list[int], int]:
+    """The same where each answer takes a while; and how many requests waited for theirs at most."""
+    application = Application()
+    connection, wire = _connection(application, None)
+    most = 0
+    for piece in pieces:
+        connection.data_received(piece)
+        most = max(most, len(connection._waiting))
+        while wire.paused:  # noqa: ASYNC110  # a turn of the loop at a time
+            await asyncio.sleep(0)
+    while not connection.at_rest and not wire.closed:  # noqa: ASYNC110  # likewise
+        await asyncio.sleep(0)
+    return application.seen, statuses(wire.written), most
+
+
+def _connection(application: Application, at_once: Callable[[Exchange], bool] | None) -> tuple[Connection, Wire]:
+    wire = Wire()
+    connection = Connection(Server(application, GatewayView(), lambda: b"req_test", at_once))
+    connection.connection_made(wire)
+    return connection, wire
 
 
 def statuses(written: bytes) -> list[int]:

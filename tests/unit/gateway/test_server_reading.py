@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.reading import cuts, read
+from aigw_daemon.gateway.server.connection import MAX_PIPELINED
+from tests.support.reading import cuts, read, read_in_turn
 
 BODY = b'{"model":"m"}'
 SIZED = b"content-length: %d\r\n\r\n%b" % (len(BODY), BODY)
@@ -134,6 +135,16 @@ PARTS = st.sampled_from(
 async def test_the_pieces_that_requests_come_in_change_nothing(parts: list[bytes], places: list[int]) -> None:
     data = b"".join(parts)
     assert read(*cuts(data, *places)) == read(data)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(PARTS, min_size=20, max_size=60), st.lists(st.integers(1, 9000), max_size=5))
+async def test_a_pause_in_reading_changes_nothing(parts: list[bytes], places: list[int]) -> None:
+    """More requests at once than may wait."""
+    data = b"".join(parts)
+    seen, statuses, most = await read_in_turn(*cuts(data, *places))
+    assert (seen, statuses) == read(data)
+    assert most <= MAX_PIPELINED
 
 
 async def test_a_head_is_bounded_with_an_offer_as_without() -> None:

@@ -275,9 +275,12 @@ class Connection(Receiving):
             self.transport.resume_reading()
 
     def _has_gone(self) -> bool:
-        """Whether the client has closed: as long as reading is paused, nobody tells us."""
+        """Whether the client has closed: while reading is paused, the transport doesn't notice."""
+        descriptor = self.transport.get_extra_info("socket").fileno()
+        if descriptor < 0 or self.transport.is_closing():
+            return False  # connection_lost is on its way
         poll = select.poll()
-        poll.register(self.transport.get_extra_info("socket").fileno(), _GONE)
+        poll.register(descriptor, _GONE)
         return bool(poll.poll(0))
 
     def _park(self) -> None:
