@@ -6,7 +6,14 @@ from typing import Final, NamedTuple
 _GATEWAY = "aigw_daemon.gateway"
 
 STEPS: Final[Mapping[str, tuple[str, ...]]] = {
-    "read": ("server.connection", "server.refusals", "server.exchange"),
+    "read": (
+        "server.connection",
+        "server.receiving",
+        "server.reading",
+        "server.refusals",
+        "server.targets",
+        "server.exchange",
+    ),
     "guard": ("dispatcher.Dispatcher.admit", "hosts"),
     "task": ("server.server", "dispatcher", "completions"),
     "facts": ("requests", "controls", "parameters"),
@@ -15,7 +22,7 @@ STEPS: Final[Mapping[str, tuple[str, ...]]] = {
     "attempt": ("attempt", "chain", "walk", "relay", "heartbeat"),
     "upstream": ("upstream",),
     "check": ("attempt._check_whole", "answers"),
-    "head": ("call.Call.answer_head", "plans.Hop.answer_head", "wire"),
+    "head": ("call.Call.answer_head", "plans.Hop.answer_head", "kept_headers", "wire"),
     "account": ("call", "account"),
     "kept": ("cached", "cache", "sharing"),
     "record": ("call.Call.record", "reporter", "server.ids"),

@@ -126,17 +126,66 @@ async def test_who_asks_on_without_taking_the_answers_gets_one_at_a_time(kept: b
         writer.close()
 
 
-async def test_too_many_requests_that_nobody_takes_the_answers_of_end_the_connection() -> None:
-    large = Large()
-    async with serving(large, large.at_once) as (server, port):
+@pytest.mark.parametrize("kept", [True, False], ids=["answers that are there", "answers that take a task"])
+async def test_too_many_requests_at_once_are_read_only_as_they_are_answered(kept: bool) -> None:
+    large, asked = Large(), 40
+    async with serving(large, large.at_once if kept else None) as (server, port):
         reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
-        writer.write(GET * 1000)
-        await eventually(lambda: server.connections == 1 and only(server)._deaf, what="the end of its requests")
-        answers = (await reader.read()).split(b"HTTP/1.1 ")[1:]
-        assert connection.MAX_PIPELINED < len(answers) < 1000, "what was taken in is answered, and no more is taken"
-        closes = [b"connection: close" in answer for answer in answers]
-        assert closes == [False] * (len(answers) - 1) + [True]
+        writer.write(GET * asked)
+        await eventually(lambda: server.connections == 1 and only(server)._paused, what="a pause in reading")
+        assert len(only(server)._waiting) == connection.MAX_PIPELINED
+        for _ in range(asked):
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+            assert b"connection: close" not in await reader.readuntil(b"\r\n\r\n")
+            await reader.readexactly(len(Large.BODY))
+        assert not only(server)._paused
+        writer.write(GET)
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200")
         writer.close()
+
+
+POST = b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 700000\r\n\r\n" + b"x" * 700_000
+
+
+async def test_large_bodies_behind_a_request_are_read_when_it_is_answered() -> None:
+    taken: list[int] = []
+
+    class Takes(Hello):
+        async def __call__(self, exchange: Exchange) -> None:
+            await asyncio.sleep(0.01)  # until more has come than may wait
+            taken.append(len(exchange.body))
+            exchange.respond(status_line(200), b"hello")
+
+    async with serving(Takes()) as (server, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(POST * 8 + GET)
+        for _ in range(9):
+            await reader.readuntil(b"hello")
+            held = sum(len(one.body) for one in only(server)._waiting) + only(server)._body_size
+            assert held <= connection.MAX_PIPELINED_BYTES + 700_000
+        assert taken == [700_000] * 8 + [0]
+        writer.close()
+
+
+async def test_a_client_that_leaves_while_its_requests_are_not_read_is_noticed() -> None:
+    """Nobody else would: what it sent stands before the end of its connection."""
+    ended: list[Interruption | None] = []
+
+    class Waits(Hello):
+        async def __call__(self, exchange: Exchange) -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.append(exchange.interruption)
+
+    async with serving(Waits()) as (server, port):
+        for leave in ("close", "abort"):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(GET * 1_000)
+            await eventually(lambda: server.connections == 1 and only(server)._paused, what="a pause in reading")
+            writer.transport.abort() if leave == "abort" else writer.close()
+            await eventually(lambda: server.connections == 0, seconds=2.0, what="the end of its connection")
+        assert ended == [Interruption.CLIENT_LEFT] * 2
 
 
 @pytest.mark.parametrize(
@@ -148,16 +197,20 @@ async def test_too_many_requests_that_nobody_takes_the_answers_of_end_the_connec
     ids=["a head", "a body"],
 )
 async def test_a_next_request_without_end_is_not_gathered_behind_the_one_that_is_answered(more: bytes) -> None:
-    flood = Floods()
+    flood, head = Floods(), more.startswith(b"GET")
     async with serving(flood) as (server, port):
         reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
         writer.write(GET + more)
         for _ in range(200):
             writer.write(b"x-more: " + b"x" * 10_000 + b"\r\n")
             await reader.readexactly(10_000)
-        await eventually(lambda: only(server)._deaf, what="the end of what is heard")
+        await eventually(lambda: only(server)._deaf or only(server)._paused, what="the end of what is heard")
         busy = only(server)
-        assert (busy._headers, busy._body, busy._waiting, busy._reading) == ([], [], [], None)
+        assert (busy._deaf, busy._paused, busy._waiting) == (head, not head, [])
+        if head:
+            assert (busy._headers, busy._body, busy._reading) == ([], [], None)
+        else:
+            assert busy._body_size < connection.MAX_PIPELINED_BYTES + 300_000
         sent = flood.sent
         await reader.readexactly(3_000_000)
         await eventually(lambda: flood.sent > sent, what="the stream going on")

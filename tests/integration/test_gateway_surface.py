@@ -14,7 +14,7 @@ from aigw_daemon.gateway.assembly import HOT_PATHS
 from aigw_daemon.link.messages import GatewayView
 from aigw_daemon.words import EngineKind, State
 from tests.support.fake_engine import FakeEngine, fake_engine, says, whole
-from tests.support.gateway import GatewayProcess, backend, gateway_process, route, snapshot
+from tests.support.gateway import GatewayProcess, ask, backend, gateway_process, post, route, snapshot
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -46,7 +46,7 @@ async def gateway(worker: GatewayProcess, engine: FakeEngine) -> GatewayProcess:
                 route("coder", ("cold", "coder")),
                 route("gpt-*", ("local", "llama3.1:latest"), pattern=True),
             ],
-            gateway=GatewayView(cors_origins=(ORIGIN,), allowed_hosts=("gateway.lan",)),
+            gateway=GatewayView(cors_origins=(ORIGIN, "app://obsidian.md"), allowed_hosts=("gateway.lan",)),
         )
     )
     return worker
@@ -196,6 +196,108 @@ async def test_a_page_may_read_every_header_that_is_ours(client: httpx.AsyncClie
     assert failed.status_code == 503
     assert "retry-after" in failed.headers
     assert {"retry-after", "x-should-retry"} < set(failed.headers["access-control-expose-headers"].split(", "))
+
+
+CHAT = "/v1/chat/completions"
+EARLY = {
+    "too large": (413, {"content-length": "999999999"}, "POST", CHAT),
+    "compressed": (415, {"content-encoding": "gzip"}, "POST", CHAT),
+    "another method": (405, {}, "PUT", CHAT),
+    "another method of a cold path": (405, {}, "POST", "/v1/models"),
+    "no such path": (404, {}, "POST", "/v1/nowhere"),
+    "another host": (403, {"host": "attacker.example"}, "POST", CHAT),
+    "a long head": (431, {"x-long": "a" * 70_000}, "POST", CHAT),
+    "another transfer-encoding": (400, {"transfer-encoding": "gzip"}, "POST", CHAT),
+    "a url with a user": (400, {}, "POST", "http://user@localhost/"),
+}
+
+
+@pytest.mark.parametrize("origin", [ORIGIN, "app://obsidian.md", "https://attacker.example"])
+@pytest.mark.parametrize("fault", EARLY)
+async def test_a_refusal_may_be_read_by_whoever_may_read_an_answer(
+    gateway: GatewayProcess, fault: str, origin: str
+) -> None:
+    """A page whose browser hides a refusal from it is told of a network error."""
+    status, wrong, method, target = EARLY[fault]
+    given = {"host": "localhost", "origin": origin, "content-length": "2"} | wrong
+    if "transfer-encoding" in wrong:
+        del given["content-length"]
+    lines = "".join(f"{name}: {value}\r\n" for name, value in given.items())
+    got, headers, _ = await ask(gateway.port, f"{method} {target} HTTP/1.1\r\n{lines}\r\n{{}}".encode())
+    answered = await ask(gateway.port, post(b"{}", CHAT, f"origin: {origin}"))
+    if origin.startswith("https://attacker") and status in {404, 405}:
+        status = 403
+    assert got == status
+    assert cors_lines(headers) == cors_lines(answered[1])
+    assert (b"access-control-allow-origin" in headers) == (not origin.startswith("https://attacker"))
+
+
+def cors_lines(headers: dict[bytes, bytes]) -> dict[bytes, bytes]:
+    """What a browser decides by."""
+    return {name: value for name, value in headers.items() if name.startswith(b"access-control-") or name == b"vary"}
+
+
+async def test_a_page_gets_no_leave_to_send_what_the_browser_knows(gateway: GatewayProcess) -> None:
+    """Cookies and the like: neither an origin that is listed, nor one of all."""
+    for origins in ((ORIGIN,), ("*",)):
+        await gateway.apply(snapshot(gateway=GatewayView(cors_origins=origins)))
+        _, headers, _ = await ask(gateway.port, post(b"{}", CHAT, f"origin: {ORIGIN}"))
+        assert headers[b"access-control-allow-origin"] == ORIGIN.encode()
+        assert b"access-control-allow-credentials" not in headers
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
+@pytest.mark.parametrize(("path", "status"), [("/v1/nowhere", 404), ("/v1/models", 405), ("/", 404), (CHAT, 405)])
+async def test_a_body_that_nobody_wants_is_refused_before_it_is_sent(
+    gateway: GatewayProcess, method: str, path: str, status: int
+) -> None:
+    if (method, path) == ("POST", CHAT):
+        return
+    head = f"{method} {path} HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\ncontent-length: 60000000\r\n\r\n"
+    got, headers, body = await ask(gateway.port, head.encode())
+    assert (got, headers[b"connection"]) == (status, b"close")
+    assert msgspec.json.decode(body)["error"]["code"] == ("not_found" if status == 404 else "method_not_allowed")
+
+
+async def test_the_root_says_what_this_is(client: httpx.AsyncClient) -> None:
+    told = (await client.get("/")).json()
+    assert (told["name"], told["base_path"]) == ("aigw", "/v1")
+    for place in ("models", "health", "docs", "openapi"):
+        assert (await client.get(told[place])).status_code == 200
+    assert (await client.head("/")).status_code == 200
+    posted = await client.post("/", json={})
+    assert posted.status_code == 404
+    assert "/v1" in error_of(posted)["message"]
+
+
+@pytest.mark.parametrize("path", ["/v1/models/", "/models/"])
+async def test_the_list_of_models_with_a_slash_is_the_list(client: httpx.AsyncClient, path: str) -> None:
+    assert (await client.get(path)).content == (await client.get("/v1/models")).content
+
+
+@pytest.mark.parametrize("path", ["/health", "/v1/models", "/docs", "/nowhere", CHAT])
+async def test_the_host_of_a_url_counts_and_passes_the_same_guard(gateway: GatewayProcess, path: str) -> None:
+    def asked(url: str, host: str) -> bytes:
+        return f"GET {url}{path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n".encode()
+
+    status, _, body = await ask(gateway.port, asked("http://attacker.example", "localhost"))
+    assert (status, msgspec.json.decode(body)["error"]["code"]) == (403, "host_not_allowed")
+    plain = await ask(gateway.port, asked("", "localhost"))
+    for url in ("http://localhost", "http://127.0.0.1:4000", "http://gateway.lan", "HTTP://[::1]"):
+        assert (await ask(gateway.port, asked(url, "attacker.example")))[0] == plain[0]
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/nowhere", CHAT, "/health"])
+async def test_every_answer_has_its_id_under_both_names(client: httpx.AsyncClient, path: str) -> None:
+    for answer in (
+        await client.get(path),
+        await client.post(path, json={"model": "chat", "messages": []}),
+        await client.post(path, content=b"{"),
+        await client.get(path, headers={"host": "attacker.example"}),
+        await client.post(path, content=b"", headers={"content-encoding": "gzip"}),
+        await client.options(path, headers={"origin": ORIGIN}),
+    ):
+        assert answer.headers["x-request-id"] == answer.headers["x-aigw-request-id"]
 
 
 @pytest.mark.parametrize("origin", ["https://attacker.example", "null", "http://localhost.attacker.example", "file://"])

@@ -51,8 +51,8 @@ class Account:
     ttft: float | None = None
     usage: Usage | None = None
     finish_reason: str | None = None
-    delivered = False
-    """Whether its stream was passed on up to its ``[DONE]``: what comes after that says nothing."""
+    upstream_lines = b""
+    """What is kept of the headers of the engine that was asked last: see `kept_headers`."""
     allowed: float | None = None
     """Seconds that it may take in all, where that isn't what the gateway allows every request."""
     _asked = 0.0
@@ -88,6 +88,8 @@ class Account:
         """An attempt begins: the time until `first_byte` or `end_wait` is the upstream's."""
         self.hop = hop
         self.attempts += 1
+        if self.upstream_lines:
+            self.upstream_lines = b""
         self._asked = perf_counter()
 
     def first_byte(self) -> None:
@@ -120,3 +122,6 @@ class Account:
 
     def settle(self) -> None:
         """The wait is over, in whatever way."""
+
+    def ending(self) -> None:
+        """The last events of its stream have been written: a client may hang up as soon as it has them."""

@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
 
 from aigw_daemon.gateway.assembly import HOT_PATHS
 from aigw_daemon.gateway.cache.cache import CacheReport
@@ -21,11 +22,13 @@ from aigw_daemon.gateway.metrics import exposition, readings
 from aigw_daemon.gateway.models_view import model_entry, model_list
 from aigw_daemon.gateway.openapi import describe
 from aigw_daemon.gateway.routing import RoutingTable, resolve
-from aigw_daemon.gateway.schema import ERROR, Health, Model, ModelList, Probe
+from aigw_daemon.gateway.schema import ERROR, About, Health, Model, ModelList, Probe
 from aigw_daemon.gateway.wire import ApiError
 from aigw_daemon.version import AIGW_VERSION
 
 _JSON = "application/json"
+_ABOUT = "An OpenAI-compatible gateway to local LLM engines. Use /v1 as the path of a client's base URL."
+_PLACES = {"base_path": "/v1", "models": "/v1/models", "health": "/health", "docs": "/docs", "openapi": "/openapi.json"}
 Source = TypeVar("Source")
 
 
@@ -51,6 +54,7 @@ def build_app(live: Live, cache: Callable[[], CacheReport]) -> FastAPI:
     """
     # No redirects to the path without its slash: their address would be built from the Host header (rule S1).
     app = FastAPI(title="aigw", version=AIGW_VERSION, docs_url=None, redoc_url=None, redirect_slashes=False)
+    _add_about(app)
     _add_models(app, live)
     _add_health(app, live)
     _add_metrics(app, live, cache)
@@ -58,6 +62,32 @@ def build_app(live: Live, cache: Callable[[], CacheReport]) -> FastAPI:
     _add_error_handlers(app)
     app.openapi = lambda: _description(app)  # type: ignore[method-assign]  # FastAPI documents this as the way
     return app
+
+
+def refusal(app: FastAPI, method: str, path: str) -> ApiError | None:
+    """Why no route answers this, found without asking any; None where one does."""
+    scope = {"type": "http", "method": method, "path": path, "root_path": "", "headers": []}
+    found = [(route.matches(scope)[0], route) for route in app.routes]
+    if any(match is Match.FULL for match, _ in found):
+        return None
+    partly = next((route for match, route in found if match is Match.PARTIAL), None)
+    if isinstance(partly, Route):
+        return _routing_error(405, method, path, ", ".join(sorted(partly.methods or ())))
+    return _routing_error(404, method, path, None)
+
+
+def _add_about(app: FastAPI) -> None:
+    async def about() -> Response:
+        return _json(200, {"name": "aigw", "version": AIGW_VERSION, "about": _ABOUT, **_PLACES})
+
+    app.add_api_route(
+        "/",
+        about,
+        response_model=About,
+        summary="What this server is, and where its API is",
+        operation_id="about",
+        tags=["documentation"],
+    )
 
 
 def _add_models(app: FastAPI, live: Live) -> None:
@@ -76,6 +106,8 @@ def _add_models(app: FastAPI, live: Live) -> None:
         return _json(200, entry)
 
     for prefix in ("/v1", ""):
+        # Before the route of one model, whose name would be the nothing behind the slash.
+        app.add_api_route(f"{prefix}/models/", models, include_in_schema=False)
         app.add_api_route(
             f"{prefix}/models",
             models,
@@ -164,18 +196,20 @@ def _add_error_handlers(app: FastAPI) -> None:
     async def http_error(request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else HTTPStatus.INTERNAL_SERVER_ERROR
         allow = (error.headers or {}).get("Allow") if isinstance(error, HTTPException) else None
-        return _envelope(_routing_error(status, request, allow))
+        return _envelope(_routing_error(status, request.method, request.scope["path"], allow))
 
     app.add_exception_handler(ApiError, api_error)
     app.add_exception_handler(HTTPException, http_error)
 
 
-def _routing_error(status: int, request: Request, allow: str | None) -> ApiError:
-    path = request.scope["path"]
+def _routing_error(status: int, method: str, path: str, allow: str | None) -> ApiError:
+    if path == "/":
+        # Whoever posts here has left the path out of a base URL: it is the route that is missing.
+        return ApiError(404, f"there is no route {method} /; the base URL of the API ends in /v1, and / describes it")
     if status == HTTPStatus.NOT_FOUND:
         return ApiError(404, f"there is no route {path}; /docs shows what there is")
     if status == HTTPStatus.METHOD_NOT_ALLOWED:
-        return ApiError(405, f"{path} doesn't take {request.method}", allow=allow)
+        return ApiError(405, f"{path} doesn't take {method}", allow=allow)
     return ApiError(status, f"{path} can't be answered: status {status}")
 
 

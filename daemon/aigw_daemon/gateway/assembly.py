@@ -47,7 +47,7 @@ class Gateway:
         self.cache_desk = CacheDesk(self.live, self.cached.cache)
         self.app = LateApp(self.live, self.cached.cache.report)
         dispatcher = Dispatcher(hot, self.app, self.live, ids)
-        self.server = Server(dispatcher, self.live.gateway, ids, dispatcher.at_once)
+        self.server = Server(dispatcher, self.live.gateway, ids, dispatcher.at_once, dispatcher.cors)
 
     def apply(self, snapshot: Snapshot) -> None:
         """Route, limit and cache by this from now on."""

@@ -19,6 +19,7 @@ from aigw_daemon.gateway.cache.convert import JSON_TYPE, MadeStream, made_stream
 from aigw_daemon.gateway.cache.deltas import NoOtherForm
 from aigw_daemon.gateway.call import STREAM_TYPE
 from aigw_daemon.gateway.failures import AttemptFailed, Kind, failed_exchange
+from aigw_daemon.gateway.kept_headers import kept_lines
 from aigw_daemon.gateway.plans import Hop
 from aigw_daemon.gateway.refusals import Said, refusal, refused_inside, upstream_error
 from aigw_daemon.gateway.requests import ABSENT, THREAD_BYTES, rewritten
@@ -92,6 +93,7 @@ async def attempt(upstream: Upstream, call: Account, hop: Hop, permit: Permit) -
             body = await rewritten(body, facts, hop.model, add_usage=add_usage, params=hop.params)
         response = await upstream.request(hop.address, hop.request_head, body)
         call.first_byte()
+        call.upstream_lines = kept_lines(response.headers)
         lane.relayed += 1
         if response.status != _OK:
             response = await _refused(upstream, call, hop, response, added=add_usage)

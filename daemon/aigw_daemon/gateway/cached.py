@@ -388,7 +388,7 @@ async def _pass_on(call: Call, landing: Landing, rider: Rider[Landing], account:
     if not exchange.streaming:
         exchange.start(call.stream_head(answer.hop))
     try:
-        await rider.relay(ClientSink(exchange, usage=call.facts.usage_asked))
+        await rider.relay(ClientSink(exchange, rider, usage=call.facts.usage_asked))
     except UpstreamError as error:
         raise ApiError(500, f"the stream was cut: {error}", code="stream_cut") from error
     finally:

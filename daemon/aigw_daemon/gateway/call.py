@@ -9,7 +9,7 @@ from aigw_daemon.gateway.cache.policy import Word
 from aigw_daemon.gateway.heartbeat import Heartbeat
 from aigw_daemon.gateway.plans import Caching, Hop
 from aigw_daemon.gateway.server.exchange import Exchange
-from aigw_daemon.gateway.wire import NO_STORE, ApiError, status_line
+from aigw_daemon.gateway.wire import ID_LINES, NO_STORE, ApiError, status_line
 from aigw_daemon.link.messages import RequestRecord
 
 CLIENT_LEFT_STATUS = 499
@@ -19,9 +19,8 @@ STREAM_TYPE = b"text/event-stream"
 _STREAM_LINES = b"x-accel-buffering: no\r\n"
 """Else a proxy in front holds events back."""
 _OK = status_line(200)
-_KEPT_HEAD = (
-    b"%bcontent-type: %b\r\n%b%bage: %d\r\n%bx-aigw-attempts: 0\r\nx-aigw-request-id: %b\r\nx-aigw-overhead-ms: %b\r\n"
-)
+_KEPT_HEAD = b"%bcontent-type: %b\r\n%b%bage: %d\r\n%bx-aigw-attempts: 0\r\n" + ID_LINES + b"x-aigw-overhead-ms: %b\r\n"
+_ANSWER_HEAD = b"%b%b%b" + ID_LINES + b"x-aigw-overhead-ms: %b\r\n"
 _CACHE_LINES: Final[Mapping[Word, bytes]] = {word: f"x-aigw-cache: {word}\r\n".encode() for word in get_args(Word)}
 _MILLISECONDS = tuple(b"%.2f" % (hundredths / 100) for hundredths in range(1_000))
 """Formatted in advance: the usual overheads, in hundredths of a millisecond."""
@@ -74,20 +73,24 @@ class Call(Account):
             self._heartbeat.stop()
             self._heartbeat = None
 
+    def ending(self) -> None:
+        """See Account."""
+        self.exchange.ending()
+
     def answer_head(self, content_type: bytes, hop: Hop) -> bytes:
         """Status line and header lines of a 200; with this the overhead is settled."""
         self.status = 200
         self._overhead = overhead = perf_counter() - self._began - self._waited
         head = hop.answer_head(content_type, self.attempts)
-        lines = (head, self._cache_lines, self.id, _shown(overhead))
-        return b"%b%bx-aigw-request-id: %b\r\nx-aigw-overhead-ms: %b\r\n" % lines
+        name = self.id
+        return _ANSWER_HEAD % (head, self._cache_lines, self.upstream_lines, name, name, _shown(overhead))
 
     def kept_head(self, content_type: str, lines: bytes, age: int) -> bytes:
         """The same for an answer from the cache; ``lines`` say whose it was. ``age`` is in seconds."""
         self.status = 200
         self._overhead = overhead = perf_counter() - self._began
         more = _STREAM_LINES if self.stream else b""
-        values = (_OK, content_type.encode(), NO_STORE, lines, age, more, self.id, _shown(overhead))
+        values = (_OK, content_type.encode(), NO_STORE, lines, age, more, self.id, self.id, _shown(overhead))
         return _KEPT_HEAD % values
 
     def mark(self, word: Word, key: bytes | None = None) -> None:
@@ -107,6 +110,7 @@ class Call(Account):
         self.decision = account.decision
         self.usage = account.usage
         self.finish_reason = account.finish_reason
+        self.upstream_lines = account.upstream_lines
         if leader:
             self.attempts = account.attempts
             self.met = account.met
@@ -133,8 +137,8 @@ class Call(Account):
 
     def _own_lines(self) -> bytes:
         """Header lines of an answer that is an error."""
-        lines = (self._cache_lines, self.attempts, self.id)
-        return b"%bx-aigw-attempts: %d\r\nx-aigw-request-id: %b\r\n" % lines
+        lines = (self._cache_lines, self.upstream_lines, self.attempts, self.id, self.id)
+        return (b"%b%bx-aigw-attempts: %d\r\n" + ID_LINES) % lines
 
     def record(self) -> RequestRecord:
         """What is kept of it."""

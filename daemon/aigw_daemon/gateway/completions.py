@@ -106,9 +106,12 @@ class Completions:
         match reason:
             case Interruption.CLIENT_LEFT | Interruption.STALLED:
                 call.status = call.status or CLIENT_LEFT_STATUS
-                # Many clients hang up as soon as they have read [DONE].
-                call.error = None if call.delivered else f"client_left: {reason}"
+                # Many clients hang up as soon as they have read the last event.
+                call.error = None if call.exchange.handed else f"client_left: {reason}"
                 call.exchange.abort()
+            case _ if call.exchange.handed:
+                # The engine goes on holding a stream that has ended.
+                call.exchange.finish()
             case Interruption.DEADLINE:
                 call.fail(out_of_time(call.allowed or self._live.gateway.request_timeout, call.decision, call.met))
             case Interruption.SHUTDOWN:

@@ -7,13 +7,11 @@ look at the path alone (rule S1), and every path passes the same guard for Host 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
-from starlette.types import ASGIApp
-
+from aigw_daemon.gateway.late_app import LateApp
 from aigw_daemon.gateway.live import Live
-from aigw_daemon.gateway.openapi import EXPOSED_HEADERS
 from aigw_daemon.gateway.server.asgi import run_asgi
 from aigw_daemon.gateway.server.exchange import Exchange
-from aigw_daemon.gateway.wire import ApiError, header, status_line
+from aigw_daemon.gateway.wire import ID_LINES, ApiError, header, status_line
 
 
 class HotRoute(Protocol):
@@ -29,17 +27,18 @@ class HotRoute(Protocol):
 
 
 _TAKEN = frozenset({"POST", "OPTIONS"})
+_BODILESS = frozenset({"GET", "HEAD", "OPTIONS"})
+"""What the cold routes take."""
 
 _PREFLIGHT = (
     status_line(204) + b"access-control-allow-methods: GET, POST, OPTIONS\r\n" + b"access-control-max-age: 600\r\n"
 )
-_EXPOSED = b"vary: origin\r\naccess-control-expose-headers: %b\r\n" % ", ".join(EXPOSED_HEADERS).encode()
 
 
 class Dispatcher:
     """What the server serves. ``hot`` maps a path to the handler of its POST."""
 
-    def __init__(self, hot: Mapping[str, HotRoute], app: ASGIApp, live: Live, request_id: Callable[[], bytes]) -> None:
+    def __init__(self, hot: Mapping[str, HotRoute], app: LateApp, live: Live, request_id: Callable[[], bytes]) -> None:
         self._hot = hot
         self._app = app
         self._live = live
@@ -52,11 +51,17 @@ class Dispatcher:
             refusal = hosts.refusal(exchange.host, exchange.origin)
             if refusal is not None:
                 return refusal
-            if exchange.origin is not None:
-                exchange.cors = header("access-control-allow-origin", exchange.origin.decode("latin-1")) + _EXPOSED
-        if exchange.method not in _TAKEN and exchange.path in self._hot:
-            return ApiError(405, f"{exchange.path} takes POST, not {exchange.method}", allow="POST, OPTIONS")
+        method, path = exchange.method, exchange.path
+        if path in self._hot:
+            if method not in _TAKEN:
+                return ApiError(405, f"{path} takes POST, not {method}", allow="POST, OPTIONS")
+        elif method not in _BODILESS:
+            return self._app.refusal(method, path)
         return None
+
+    def cors(self, origin: bytes) -> bytes:
+        """The header lines that let a page of this origin read its answer; none for a foreign page."""
+        return self._live.hosts.cors(origin)
 
     def at_once(self, exchange: Exchange) -> bool:
         """Answer if that needs no waiting for anything; whether it was done."""
@@ -71,7 +76,8 @@ class Dispatcher:
         return handler(exchange) if handler is not None else run_asgi(self._app, exchange, self._request_id())
 
     async def _answer_preflight(self, exchange: Exchange) -> None:
-        exchange.respond_empty(_preflight(exchange) + b"x-aigw-request-id: %b\r\n" % self._request_id())
+        name = self._request_id()
+        exchange.respond_empty(_preflight(exchange) + ID_LINES % (name, name))
 
 
 def _preflight(exchange: Exchange) -> bytes:

@@ -8,6 +8,7 @@ from copy import deepcopy
 from typing import Any, Final
 
 from aigw_daemon.gateway.controls import HIGHEST_PRIORITY
+from aigw_daemon.gateway.kept_headers import LIMITS, UPSTREAM_ID
 from aigw_daemon.gateway.openapi_bodies import ENDPOINTS, STRING, Endpoint, Schema
 
 ANSWER_HEADERS: Final[Mapping[str, str]] = {
@@ -16,9 +17,13 @@ ANSWER_HEADERS: Final[Mapping[str, str]] = {
     "x-aigw-cache": "hit, miss, coalesced, bypass or off.",
     "x-aigw-attempts": "How many times a candidate was asked.",
     "x-aigw-request-id": "Names this request in the records.",
+    "x-request-id": "The same, where OpenAI's clients look for it.",
     "x-aigw-overhead-ms": "The milliseconds that the gateway itself took.",
 }
 """On what a model answered."""
+
+_IDS: Final = {name: ANSWER_HEADERS[name] for name in ("x-aigw-request-id", "x-request-id")}
+"""On every answer."""
 
 _OF_THE_CACHE: Final[Mapping[str, str]] = {
     "x-aigw-cache-key": "The key of the kept answer, where the cache was asked.",
@@ -26,7 +31,14 @@ _OF_THE_CACHE: Final[Mapping[str, str]] = {
 }
 """On some of it."""
 
-EXPOSED_HEADERS: Final = (*ANSWER_HEADERS, *_OF_THE_CACHE, "retry-after", "x-should-retry")
+_OF_A_CLOUD: Final[Mapping[str, str]] = {
+    UPSTREAM_ID: "The engine's own name for the request, where it has one.",
+    "openai-processing-ms": "As a cloud says it.",
+    **dict.fromkeys(LIMITS, "As a cloud says it."),
+}
+"""Likewise."""
+
+EXPOSED_HEADERS: Final = (*ANSWER_HEADERS, *_OF_THE_CACHE, *_OF_A_CLOUD, "retry-after", "x-should-retry")
 """What a page of another origin may read: browsers hide all headers but a few that have nothing to do with us."""
 
 _UNTOUCHED = "Parameters that aren't named here reach the engine untouched, and so does what an engine makes of them."
@@ -112,7 +124,7 @@ def _complete(operation: dict[str, Any]) -> None:
         responses.setdefault(status, _reference(status))
     for answer in responses.values():
         if "$ref" not in answer:
-            answer.setdefault("headers", _headers({"x-aigw-request-id": ANSWER_HEADERS["x-aigw-request-id"]}))
+            answer.setdefault("headers", _headers(_IDS))
 
 
 def _operation(path: str, name: str, endpoint: Endpoint) -> dict[str, Any]:
@@ -137,7 +149,9 @@ def _answer(endpoint: Endpoint) -> dict[str, Any]:
     text = "The engine's answer as it gave it."
     return {
         "description": f"{text} {_EVENTS}" if endpoint.streams else text,
-        "headers": _headers(ANSWER_HEADERS) | _headers(_OF_THE_CACHE, required=False),
+        "headers": _headers(ANSWER_HEADERS)
+        | _headers(_OF_THE_CACHE, required=False)
+        | _headers(_OF_A_CLOUD, required=False),
         "content": content,
     }
 
@@ -147,11 +161,10 @@ def _headers(texts: Mapping[str, str], *, required: bool = True) -> dict[str, An
 
 
 def _error(text: str, headers: Mapping[str, str]) -> dict[str, Any]:
-    always = {"x-aigw-request-id": ANSWER_HEADERS["x-aigw-request-id"]}
     sometimes = {"x-aigw-attempts": "The same as in an answer, where a model was asked for.", **headers}
     return {
         "description": text,
-        "headers": _headers(always) | _headers(sometimes, required=False),
+        "headers": _headers(_IDS) | _headers(sometimes, required=False),
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
     }
 

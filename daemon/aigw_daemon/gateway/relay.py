@@ -68,18 +68,18 @@ async def pump(account: Account, answer: Streamed, sink: Sink) -> None:
     try:
         if answer.first:
             sink.write(answer.first)
+            _note_end(account, scan)
         try:
-            await _pass_all(sink, answer)
+            await _pass_all(account, sink, answer)
         except UpstreamError as error:
             cut = str(error)
         if rest := scan.end():
             sink.write(rest)
+        _note_end(account, scan)
         ended = True
     finally:
         answer.close(cut=ended and not (scan.finished and scan.error is None))
-        account.usage = scan.usage
-        account.finish_reason = scan.finish_reason
-        account.delivered = scan.done
+        account.usage, account.finish_reason = scan.usage, scan.finish_reason
     hop, name = answer.hop, answer.hop.candidate.backend
     if scan.error is not None:
         raise ApiError(500, f"{name} failed in mid-stream: {hop.redacted(scan.error)}")
@@ -88,14 +88,14 @@ async def pump(account: Account, answer: Streamed, sink: Sink) -> None:
         raise ApiError(500, f"the stream of {name} was cut: {detail}", code="stream_cut")
 
 
-async def _pass_all(sink: Sink, answer: Streamed) -> None:
+async def _pass_all(account: Account, sink: Sink, answer: Streamed) -> None:
     gap = answer.hop.gap_timeout
     if gap is None:
-        await _pass_on(sink, answer, None)
+        await _pass_on(account, sink, answer, None)
         return
     watch = _GapWatch(sink, answer.response, gap)
     try:
-        await _pass_on(sink, answer, watch)
+        await _pass_on(account, sink, answer, watch)
     except UpstreamError as error:
         if watch.late:
             raise UpstreamError(f"nothing came for {gap:g} s") from error
@@ -104,9 +104,9 @@ async def _pass_all(sink: Sink, answer: Streamed) -> None:
         watch.stop()
 
 
-async def _pass_on(sink: Sink, answer: Streamed, watch: "_GapWatch | None") -> None:
+async def _pass_on(account: Account, sink: Sink, answer: Streamed, watch: "_GapWatch | None") -> None:
     scan, response, lane = answer.scan, answer.response, answer.hop.lane
-    timer = _release_later(sink, scan) if scan.waiting else None
+    timer = _release_later(account, sink, scan) if scan.waiting else None
     try:
         while scan.error is None and (chunk := await response.chunk()) is not None:
             lane.relayed += 1
@@ -114,8 +114,10 @@ async def _pass_on(sink: Sink, answer: Streamed, watch: "_GapWatch | None") -> N
                 watch.last = monotonic()
             if passed := scan.feed(chunk):
                 sink.write(passed)
+            if scan.finish_reason is not None:
+                _note_end(account, scan)
             if passed is not chunk and scan.waiting and timer is None:
-                timer = _release_later(sink, scan)
+                timer = _release_later(account, sink, scan)
             if sink.write_paused:
                 await _until_taken(sink, answer)
     finally:
@@ -123,14 +125,22 @@ async def _pass_on(sink: Sink, answer: Streamed, watch: "_GapWatch | None") -> N
             timer.cancel()
 
 
-def _release_later(sink: Sink, scan: StreamScan) -> asyncio.TimerHandle:
+def _release_later(account: Account, sink: Sink, scan: StreamScan) -> asyncio.TimerHandle:
     """Pass on a finish that is held back even if no event follows it."""
 
     def release() -> None:
         if held := scan.release():
             sink.write(held)
+            _note_end(account, scan)
 
     return asyncio.get_running_loop().call_later(FINISH_SECONDS, release)
+
+
+def _note_end(account: Account, scan: StreamScan) -> None:
+    """Once every finish was passed on: whoever hangs up now has the answer, and a record of it says how it ended."""
+    if scan.finished and not scan.waiting:
+        account.usage, account.finish_reason = scan.usage, scan.finish_reason
+        account.ending()
 
 
 class _GapWatch:

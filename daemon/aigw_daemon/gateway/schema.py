@@ -47,6 +47,19 @@ class ModelList(BaseModel):
     data: list[Model]
 
 
+class About(BaseModel):
+    """What a server says of itself at its root: the other fields are paths on it."""
+
+    name: Literal["aigw"]
+    version: str
+    about: str
+    base_path: str
+    models: str
+    health: str
+    docs: str
+    openapi: str
+
+
 class Provider(BaseModel):
     """A backend, as health shows it."""
 

@@ -6,7 +6,7 @@ from typing import Final
 
 from aigw_daemon.gateway.account import Account
 from aigw_daemon.gateway.attempt import Streamed, Whole
-from aigw_daemon.gateway.cache.flight import Flight
+from aigw_daemon.gateway.cache.flight import Flight, Rider
 from aigw_daemon.gateway.call import Call
 from aigw_daemon.gateway.failures import ENGINE_DIED
 from aigw_daemon.gateway.plans import Hop
@@ -185,7 +185,7 @@ class FlightSink:
     def write(self, data: bytes) -> None:
         """See relay.Sink."""
         flight, scan = self._flight, self._scan
-        flight.whole = scan.done
+        flight.whole = scan.finished and not scan.waiting
         if scan.frames:
             for frame in scan.frames:
                 before, found, data = data.partition(frame.asked)
@@ -206,8 +206,9 @@ class FlightSink:
 class ClientSink:
     """Where a flight's pieces go: to one client, without the usage frame if it didn't ask for it."""
 
-    def __init__(self, exchange: Exchange, *, usage: bool) -> None:
+    def __init__(self, exchange: Exchange, rider: Rider[Landing], *, usage: bool) -> None:
         self._exchange = exchange
+        self._rider = rider
         self._usage = usage
 
     @property
@@ -221,6 +222,8 @@ class ClientSink:
             data = data.unasked
         if data:
             self._exchange.write(data)
+        if self._rider.has_whole:
+            self._exchange.ending()
 
     async def drain(self) -> None:
         """See flight.Sink."""

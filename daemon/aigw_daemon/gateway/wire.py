@@ -14,6 +14,8 @@ import msgspec
 JSON = b"content-type: application/json\r\n"
 NO_STORE = b"cache-control: private, no-store\r\n"
 """On every answer (rule B24)."""
+ID_LINES: Final = b"x-aigw-request-id: %b\r\nx-request-id: %b\r\n"
+"""On every answer: the request's id, twice. Clients of OpenAI read the second name."""
 
 BAD_JSON: Final = (ValueError, RecursionError)
 """What msgspec raises for bytes that are no JSON: ValueErrors for its own reasons and for what is no UTF-8."""

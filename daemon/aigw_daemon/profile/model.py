@@ -13,6 +13,7 @@ from aigw_daemon.profile.caching import Cache, CacheMode, Lifetime
 from aigw_daemon.profile.fields import request_field
 from aigw_daemon.profile.scalars import Duration, Locked, Size, one_of_pattern, rule
 from aigw_daemon.profile.sources import MODEL_NAME, MODEL_NAME_RULE, SourceError, model_path, parse_source
+from aigw_daemon.web_names import ALLOWED_HOST, ALLOWED_ORIGIN
 
 _LENIENT: Final = "lenient"
 
@@ -36,12 +37,19 @@ BackendName = Annotated[
 ModelName = Annotated[str, AfterValidator(_named(MODEL_NAME, f"a model's name {MODEL_NAME_RULE}"))]
 Host = Annotated[str, AfterValidator(one_of_pattern(r"[A-Za-z0-9.:\[\]-]{1,253}", "must be a host name or an address"))]
 AllowedHost = Annotated[
-    str, AfterValidator(one_of_pattern(r"(\*\.)?[A-Za-z0-9.:\[\]-]{1,253}", "must be a host name, without a scheme"))
+    str,
+    AfterValidator(
+        one_of_pattern(ALLOWED_HOST, "must be a host name or an address without a scheme, or *.NAME for all below it")
+    ),
 ]
 Origin = Annotated[
     str,
     AfterValidator(
-        one_of_pattern(r"https?://[A-Za-z0-9.:\[\]-]{1,253}", "must be an origin such as http://localhost:3000")
+        one_of_pattern(
+            ALLOWED_ORIGIN,
+            "must be an origin without a path: http://localhost:3000, app://obsidian.md, SCHEME://* for every page of "
+            'an application, "null", or "*" for every page of every site',
+        )
     ),
 ]
 
@@ -98,7 +106,9 @@ class Gateway(Section):
         default=(),
         description="Host names that requests may name, beside localhost, loopback and host.docker.internal.",
     )
-    cors_origins: tuple[Origin, ...] = Field(default=(), description="Web origins that may call from a browser.")
+    cors_origins: tuple[Origin, ...] = Field(
+        default=(), description='Web origins that may call from a browser or a desktop app; "*": every one.'
+    )
 
 
 class Restart(Section):

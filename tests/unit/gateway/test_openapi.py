@@ -12,7 +12,7 @@ from aigw_daemon.link import messages
 from tests.support.description import description
 
 COLD = {
-    "/v1/models", "/v1/models/{model_id}", "/models", "/models/{model_id}",
+    "/", "/v1/models", "/v1/models/{model_id}", "/models", "/models/{model_id}",
     "/health", "/health/live", "/health/ready", "/metrics", "/docs", "/openapi.json",
 }  # fmt: skip
 

@@ -14,6 +14,9 @@ from aigw_daemon.gateway.plans import upstream_path
 from aigw_daemon.gateway.routing import Decision
 from aigw_daemon.gateway.wire import ApiError, header, kind, status_line
 from aigw_daemon.link.messages import CHAT, ENDPOINTS
+from aigw_daemon.profile.errors import ProfileError
+from aigw_daemon.profile.load import parse
+from aigw_daemon.profile.model import Profile
 from aigw_daemon.words import State
 from tests.support.gateway import backend, snapshot
 
@@ -107,6 +110,84 @@ def test_what_is_no_origin_of_this_machine_does_not(origin: str) -> None:
 
 def test_a_profile_may_let_every_origin_in() -> None:
     assert HostPolicy(cors_origins=["*"]).refusal(b"localhost", b"https://any.example") is None
+    assert HostPolicy(cors_origins=["*"]).refusal(b"localhost", b"null") is None
+
+
+@pytest.mark.parametrize("origin", ["vscode-webview://0abc", "VSCODE-WEBVIEW://other", "vscode-webview://"])
+def test_a_profile_may_let_all_pages_of_an_application_in(origin: str) -> None:
+    policy = HostPolicy(cors_origins=["vscode-webview://*"])
+    assert policy.refusal(b"localhost", origin.encode()) is None
+    for other in (b"vscode://0abc", b"https://vscode-webview", b"app://vscode-webview://", b"null"):
+        assert policy.refusal(b"localhost", other) is not None
+
+
+def test_a_profile_may_let_all_names_below_another_in() -> None:
+    policy = HostPolicy(allowed_hosts=["*.Lan"])
+    assert policy.refusal(b"a.lan:4000", b"http://b.c.lan") is None
+    for other in (b"lan", b"alan", b"a.lan.example", b"*.lan.example"):
+        assert policy.refusal(other, None) is not None
+
+
+ORIGINS = (
+    "https://chat.example", "http://192.168.1.2:8080", "http://[fd00::1]:80", "app://obsidian.md", "tauri://localhost",
+    "capacitor://localhost", "vscode-webview://1a2b-3c", "chrome-extension://abcdefghijklmnop", "moz-extension://1-2",
+    "file://", "null", "http://my_box:3000", "ionic://localhost", "HTTPS://Chat.Example",
+)  # fmt: skip
+NO_ORIGINS = (
+    "http://a.example, http://b.example",
+    "http://a.example/page",
+    "*",
+    "chat",
+    "https://*",
+    'x://"',
+    "app://*",
+)
+
+
+def profile(setting: str) -> Profile:
+    """A profile with this line in its section gateway. Raises ProfileError."""
+    return parse(f"version: 1\ngateway:\n  {setting}\nbackends: {{}}\n", "test.yaml")
+
+
+@pytest.mark.parametrize("origin", ORIGINS)
+def test_what_is_advised_for_an_origin_is_a_profile_that_lets_it_in(origin: str) -> None:
+    refusal = HostPolicy().refusal(b"localhost", origin.encode())
+    assert refusal is not None
+    advised = profile(refusal.message.partition("or add ")[2].partition(" to the section gateway")[0])
+    policy = HostPolicy(cors_origins=advised.gateway.cors_origins)
+    assert policy.refusal(b"localhost", origin.encode()) is None
+    assert origin.encode() in policy.cors(origin.encode())
+    assert policy.refusal(b"localhost", b"https://other.example") is not None
+
+
+@pytest.mark.parametrize("origin", NO_ORIGINS)
+def test_no_setting_is_advised_for_what_is_no_origin(origin: str) -> None:
+    refusal = HostPolicy(cors_origins=["app://*"] if origin != "app://*" else []).refusal(b"localhost", origin.encode())
+    assert refusal is not None
+    assert "cors_origins" not in refusal.message
+
+
+@pytest.mark.parametrize(
+    "host", ["chat.example:4000", "192.168.1.2", "[fd00::1]:4000", "my_box:80", "a~b", "[fe80::1%eth0]"]
+)
+def test_what_is_advised_for_a_host_is_a_profile_that_lets_it_in(host: str) -> None:
+    refusal = HostPolicy().refusal(host.encode(), None)
+    assert refusal is not None
+    advised = profile(refusal.message.partition("or add ")[2].partition(" to the section gateway")[0])
+    assert HostPolicy(allowed_hosts=advised.gateway.allowed_hosts).refusal(host.encode(), None) is None
+
+
+@pytest.mark.parametrize("origin", ["*", "null", "app://*", *ORIGINS])
+def test_a_profile_takes_every_origin_that_there_is(origin: str) -> None:
+    assert profile(f'cors_origins: ["{origin}"]').gateway.cors_origins == (origin,)
+
+
+@pytest.mark.parametrize(
+    "origin", ["http://*", "https://chat.example/", "chat.example", "http://", "a b://c", "**", ""]
+)
+def test_a_profile_refuses_what_is_no_origin(origin: str) -> None:
+    with pytest.raises(ProfileError, match="must be an origin"):
+        profile(f'cors_origins: ["{origin}"]')
 
 
 def test_only_known_upstream_paths_are_ever_built() -> None:

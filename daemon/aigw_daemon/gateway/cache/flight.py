@@ -240,6 +240,11 @@ class Rider(Generic[Head]):
         """Bytes that were published and that it hasn't taken."""
         return self._flight.size - self._bytes
 
+    @property
+    def has_whole(self) -> bool:
+        """Whether it has taken all of an answer of which only the formal end is still to come."""
+        return self._flight.whole and self._flight.size == self._bytes
+
     async def begun(self) -> Head:
         """Wait for the answer's head, as long as the call takes: it has a deadline of its own.
 

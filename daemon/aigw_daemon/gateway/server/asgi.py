@@ -6,7 +6,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message
 
 from aigw_daemon.gateway.server.exchange import Exchange
-from aigw_daemon.gateway.wire import NO_STORE, status_line
+from aigw_daemon.gateway.wire import ID_LINES, NO_STORE, status_line
 
 _OURS = frozenset({b"content-length", b"transfer-encoding", b"connection", b"date"})
 """Lines that the exchange writes itself."""
@@ -78,6 +78,6 @@ class _Adapter:
             self._exchange.respond(head, body)
 
     def _head_lines(self, message: Message) -> bytes:
-        lines = [status_line(message["status"]), NO_STORE, b"x-aigw-request-id: %b\r\n" % self._request_id]
+        lines = [status_line(message["status"]), NO_STORE, ID_LINES % (self._request_id, self._request_id)]
         lines += [b"%b: %b\r\n" % (name, value) for name, value in message["headers"] if name.lower() not in _OURS]
         return b"".join(lines)

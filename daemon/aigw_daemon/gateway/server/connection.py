@@ -6,17 +6,14 @@ holds one deadline, which the server's watch looks at four times a second, so th
 """
 
 import asyncio
-import logging
-from enum import IntEnum
+import select
 from math import inf
 from typing import TYPE_CHECKING
 
-import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-
 from aigw_daemon.gateway.server import refusals
-from aigw_daemon.gateway.server.exchange import Exchange, Headers, Interruption
-from aigw_daemon.gateway.wire import ApiError
+from aigw_daemon.gateway.server.exchange import Exchange, Interruption
+from aigw_daemon.gateway.server.receiving import Phase, Receiving
+from aigw_daemon.gateway.wire import ID_LINES, ApiError
 
 if TYPE_CHECKING:
     from aigw_daemon.gateway.server.server import Server
@@ -30,61 +27,28 @@ LINGER_SECONDS = 3.0
 EXACT_SECONDS = 5.0
 """A request's own deadline, where it is no longer than this, is kept to the millisecond."""
 MAX_PIPELINED = 16
+"""Requests that wait behind the one being answered; no more are read meanwhile."""
 MAX_PIPELINED_BYTES = 1024 * 1024
-"""Of bodies that arrive while another request is being answered."""
+"""Likewise of their bodies."""
 MOST_UNTAKEN = 64 * 1024
 """Bytes of earlier answers that a client may not have taken when the next request of its is begun."""
-
-log = logging.getLogger(__name__)
-
-
-class Phase(IntEnum):
-    """What the connection waits for. From LINGER on nothing that arrives is looked at."""
-
-    NEW = 0
-    IDLE = 1
-    HEAD = 2
-    BODY = 3
-    BUSY = 4
-    LINGER = 5
-    CLOSING = 6
-
-
-# Looking a member up in its enum costs more than comparing it (Python 3.11), and each request does so a dozen times.
+_GONE = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
+"""What the kernel says of a connection that the other side has closed, whether all of it was read or not."""
+# Looking a member up in its enum costs more than comparing it: see `receiving`.
 _IDLE, _HEAD, _BODY, _BUSY, _LINGER = Phase.IDLE, Phase.HEAD, Phase.BODY, Phase.BUSY, Phase.LINGER
-_ARRIVING = frozenset({_HEAD, _BODY, _BUSY})
-"""Something may arrive in them: in the last one a further request, behind the one that is being answered."""
 
 
-class Connection(HttpToolsProtocol):
-    """Reads requests off one connection and hands each, whole, to the server's application."""
+class Connection(Receiving):
+    """Hands each request of one connection, whole, to the server's application, and sends the answers."""
 
     def __init__(self, server: "Server") -> None:
-        super().__init__(server.config, server.uvicorn_state, {}, server.loop)
-        self._server = server
-        self.phase = Phase.NEW
+        super().__init__(server)
         self.deadline = inf
         self.write_paused = False
         self._writable: asyncio.Future[None] | None = None
         self._written = 0
         self._taken = 0
         self._taken_at = 0.0
-        self._active: Exchange | None = None
-        """The request that is being answered."""
-        self._reading: Exchange | None = None
-        """The request whose body is arriving."""
-        self._waiting: list[Exchange] = []
-        """Requests that came whole while another was being answered (pipelining), or was not taken yet."""
-        self._deaf = False
-        """Whether nothing that arrives counts any more: what has come whole is answered, and that is the end."""
-        self._unused = 0
-        """Bytes received since the last that were a body's: a head or trailers that don't end."""
-        self._body: list[bytes] = []
-        self._body_size = 0
-        self._head_size = 0
-        self._framing = refusals.Framing()
-        self.url = b""
-        self._headers: Headers = []
 
     # What the transport calls.
 
@@ -97,27 +61,14 @@ class Connection(HttpToolsProtocol):
         self.phase = Phase.CLOSING
         self.deadline = inf
         self._reading = None
+        self._unread = b""
         self._waiting.clear()
         if self._active is not None:
             self._active.interrupt(Interruption.CLIENT_LEFT)
         self._wake_writer()
 
-    def data_received(self, data: bytes) -> None:
-        if self.phase >= _LINGER or self._deaf:
-            return
-        self._unused += len(data)
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            # No other protocol is spoken here: the request is answered as it is, and nothing after it is read.
-            self._last_request()
-        except httptools.HttpParserCallbackError:
-            log.exception("a request could not be taken in")
-            self.refuse(ApiError(500, "the gateway failed to read the request", code="internal_error"))
-        except httptools.HttpParserError as error:
-            self.refuse(refusals.malformed(str(error)))
-        if self._unused > self._server.limits.max_head and self.phase in _ARRIVING:
-            self.refuse(refusals.large_head(self._server.limits.max_head))
+    def eof_received(self) -> None:
+        self._look_at_sent()
 
     def pause_writing(self) -> None:
         self.write_paused = True
@@ -126,70 +77,6 @@ class Connection(HttpToolsProtocol):
         self.write_paused = False
         self._wake_writer()
         self._go_on()
-
-    # What the parser calls.
-
-    def on_message_begin(self) -> None:
-        self.url = b""
-        self._headers = []
-        self._framing = refusals.Framing()
-        self._head_size = 0
-        if self.phase is _IDLE:
-            self.deadline = self.loop.time() + self._server.limits.header_timeout
-        self.phase = max(self.phase, _HEAD)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._reading is not None:
-            return  # a trailer is not a header
-        name = name.lower()
-        self._head_size += len(name) + len(value) + 4
-        if name in refusals.NOTED:
-            self._framing.note(name, value)
-        self._headers.append((name, value))
-
-    def on_headers_complete(self) -> None:
-        if self.phase >= _LINGER:
-            return
-        limits = self._server.limits
-        if self._head_size + len(self.url) > limits.max_head:
-            self.refuse(refusals.large_head(limits.max_head))
-            return
-        http10 = self.parser.get_http_version() == "1.0"
-        refusal = self._framing.refusal(http10=http10, max_body=limits.max_body)
-        exchange = None if refusal else self._exchange(http10=http10)
-        if exchange is None:
-            self.refuse(refusal or refusals.malformed("its target is not a path"))
-            return
-        self._admit(exchange)
-
-    def on_body(self, body: bytes) -> None:
-        self._unused = 0
-        if self._reading is None:
-            return
-        self._body.append(body)
-        self._body_size += len(body)
-        if self._body_size > self._server.limits.max_body:
-            self.refuse(refusals.large_body(self._server.limits.max_body))
-        elif self._busy and self._body_size + sum(len(one.body) for one in self._waiting) > MAX_PIPELINED_BYTES:
-            self._last_request()
-
-    def on_message_complete(self) -> None:
-        self._unused = 0
-        exchange = self._reading
-        if exchange is None:
-            return
-        self._reading = None
-        exchange.body = b"".join(self._body)
-        self._body.clear()
-        self._body_size = 0
-        if not self._busy and not self._crowded:
-            self._begin(exchange)
-        elif len(self._waiting) < MAX_PIPELINED:
-            self._waiting.append(exchange)
-            if self._active is None:
-                self._park()
-        else:
-            self._last_request()
 
     # What an exchange calls.
 
@@ -219,6 +106,15 @@ class Connection(HttpToolsProtocol):
         self._written += len(data)
         self.transport.write(data)
 
+    def tell_when_sent(self, exchange: Exchange) -> None:
+        """Call `Exchange.sent` when what was written is with the kernel, at the end of this turn at the earliest."""
+        if exchange is self._active:
+            self.loop.call_soon(self._look_at_sent)
+
+    def _look_at_sent(self) -> None:
+        if self._active is not None and not (self.transport.is_closing() or self.transport.get_write_buffer_size()):
+            self._active.sent()
+
     async def writable(self) -> None:
         """Wait until the client has caught up; the handler is cancelled if it leaves or stalls meanwhile."""
         while self.write_paused:
@@ -238,6 +134,8 @@ class Connection(HttpToolsProtocol):
             self._park()
         else:
             self._begin(self._waiting.pop(0))
+        if self._paused:
+            self._read_on_soon()
 
     def abort(self) -> None:
         """Cut the connection at once."""
@@ -269,6 +167,8 @@ class Connection(HttpToolsProtocol):
             self._out_of_time()
         elif self._stalled(now):
             self._cut_stalled()
+        elif self._paused and self._has_gone():
+            self.abort()
 
     def _look(self) -> None:
         self.check(self.loop.time())
@@ -284,9 +184,9 @@ class Connection(HttpToolsProtocol):
             # An answer is under way: nothing can be written between, so the connection ends after it.
             self._last_request()
             return
-        body = error.body()
-        lines = (error.head(), self.date_line, self._server.request_id(), len(body), body)
-        self.write(b"%b%bx-aigw-request-id: %b\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b" % lines)
+        body, name = error.body(), self._server.request_id()
+        lines = (error.head(), self.date_line, self._cors(), ID_LINES % (name, name), len(body), body)
+        self.write(b"%b%b%b%bconnection: close\r\ncontent-length: %d\r\n\r\n%b" % lines)
         self._linger()
 
     # Steps.
@@ -295,33 +195,38 @@ class Connection(HttpToolsProtocol):
         target = self._server.targets[self.url]
         if target is None:
             return None
-        path, query = target
-        framing = self._framing
-        return Exchange(
+        path, query, authority = target
+        framing, parser = self._framing, self._reader.parser
+        exchange = Exchange(
             self,
-            method=self.parser.get_method().decode("ascii"),
+            method=parser.get_method().decode("ascii"),
             path=path,
             query=query,
             headers=self._headers,
-            host=framing.host,
+            # A URL in the request line is what is asked for, whatever the Host header says (RFC 9112, 3.2.2).
+            host=framing.host if authority is None else authority,
             origin=framing.origin,
             controls=framing.controls,
             http10=http10,
-            keep_alive=not http10 and self.parser.should_keep_alive(),
+            keep_alive=not http10 and parser.should_keep_alive(),
         )
+        if framing.origin is not None:
+            exchange.cors = self._cors()
+        return exchange
 
-    def _admit(self, exchange: Exchange) -> None:
-        """Ask the application before the body is read, so that nobody uploads for a refusal."""
-        exchange.rejection = self._server.application.admit(exchange)
-        if exchange.rejection is not None and self._framing.has_body:
-            self.refuse(exchange.rejection)
+    def _cors(self) -> bytes:
+        """Header lines for the page that asks, on whatever it is answered: the one place that puts them there."""
+        origin = self._framing.origin
+        return b"" if origin is None else self._server.cors(origin)
+
+    def _take(self, exchange: Exchange) -> None:
+        if not self._busy and not self._crowded:
+            self._begin(exchange)
             return
-        self._reading = exchange
-        if not self._busy:
-            self.phase = _BODY
-            self.deadline = self.loop.time() + self._server.limits.body_timeout
-            if self._framing.expects_continue:
-                self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._waiting.append(exchange)
+        if self._active is None:
+            self._park()
+        self._pause_if_crammed()
 
     @property
     def _busy(self) -> bool:
@@ -333,6 +238,51 @@ class Connection(HttpToolsProtocol):
         """Whether the client hasn't taken what it got. Of what was written a moment ago nobody has told us yet."""
         return self.write_paused or self.transport.get_write_buffer_size() > MOST_UNTAKEN
 
+    @property
+    def _crammed(self) -> bool:
+        """Whether so much waits behind the request being answered that no more is to be read for now."""
+        if not self._busy:
+            return False
+        waiting = self._waiting
+        held = self._body_size + sum(len(one.body) for one in waiting)
+        return len(waiting) >= MAX_PIPELINED or held > MAX_PIPELINED_BYTES
+
+    def _pause_if_crammed(self) -> None:
+        if not self._crammed:
+            return
+        self._paused = self._reader.stopped = True
+        self.transport.pause_reading()
+
+    def _read_on_soon(self) -> None:
+        # Not at once: an answer may be given in the midst of the parser's work.
+        self.loop.call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        if not self._paused or self._crammed or self.phase >= _LINGER:
+            return
+        self._paused = self._reader.stopped = False
+        unread, self._unread = self._unread, b""
+        self.data_received(unread)
+        if not self._paused:
+            self.transport.resume_reading()
+
+    def _stop_reading(self) -> None:
+        """Nothing that comes is looked at any more, but whether the client leaves is still to be seen."""
+        self._reader.stopped = True
+        self._unread = b""
+        if self._paused:
+            self._paused = False
+            self.transport.resume_reading()
+
+    def _has_gone(self) -> bool:
+        """Whether the client has closed: while reading is paused, the transport doesn't notice."""
+        descriptor = self.transport.get_extra_info("socket").fileno()
+        if descriptor < 0 or self.transport.is_closing():
+            return False  # connection_lost is on its way
+        poll = select.poll()
+        poll.register(descriptor, _GONE)
+        return bool(poll.poll(0))
+
     def _park(self) -> None:
         """Who doesn't take one answer gets no further one; the watch cuts a client that takes nothing at all."""
         self.phase, self.deadline = _BUSY, inf
@@ -343,6 +293,8 @@ class Connection(HttpToolsProtocol):
         """The client may have caught up."""
         if self._active is None and self._waiting and not self.write_paused and self.phase < _LINGER:
             self._begin(self._waiting.pop(0))
+            if self._paused:
+                self._read_on_soon()
 
     def _begin(self, exchange: Exchange) -> None:
         self._active = exchange
@@ -358,6 +310,8 @@ class Connection(HttpToolsProtocol):
         limits = self._server.limits
         if self._reading is not None:
             self.phase, patience = _BODY, limits.body_timeout
+            if self._expected and not self._body:
+                self._tell_to_go_on()
         elif self._unused:
             self.phase, patience = _HEAD, limits.header_timeout
         else:
@@ -367,6 +321,7 @@ class Connection(HttpToolsProtocol):
     def _last_request(self) -> None:
         """Answer what has come whole, take nothing more, and close."""
         self._deaf, self._reading = True, None
+        self._stop_reading()
         self._body.clear()
         self._headers = []
         last = self._waiting[-1] if self._waiting else self._active
@@ -406,6 +361,7 @@ class Connection(HttpToolsProtocol):
 
     def _linger(self) -> None:
         self.phase = _LINGER
+        self._stop_reading()
         self.deadline = self.loop.time() + LINGER_SECONDS
         if self.transport.can_write_eof():
             self.transport.write_eof()

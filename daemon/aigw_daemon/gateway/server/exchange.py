@@ -8,7 +8,7 @@ import asyncio
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from aigw_daemon.gateway.wire import ApiError
+from aigw_daemon.gateway.wire import ID_LINES, ApiError
 
 if TYPE_CHECKING:
     from aigw_daemon.gateway.server.connection import Connection
@@ -32,11 +32,13 @@ class Exchange:
         "_begun",
         "_chunked",
         "_connection",
+        "_ends",
         "_pending_head",
         "body",
         "complete",
         "controls",
         "cors",
+        "handed",
         "headers",
         "host",
         "http10",
@@ -87,6 +89,9 @@ class Exchange:
         self.rejection: ApiError | None = None
         """Set when the head alone was enough to say no."""
         self.task: asyncio.Task[None] | None = None
+        self.handed = False
+        """Whether the last events of a stream are with the kernel: then the client has the whole of it."""
+        self._ends = False
         self._pending_head: bytes | None = None
         self._begun = False
         self._chunked = False
@@ -130,7 +135,7 @@ class Exchange:
 
     def reject(self, error: ApiError, request_id: bytes) -> None:
         """Answer with an error."""
-        self.respond(b"%bx-aigw-request-id: %b\r\n" % (error.head(), request_id), error.body())
+        self.respond(error.head() + ID_LINES % (request_id, request_id), error.body())
 
     def respond_empty(self, head: bytes) -> None:
         """Answer with a status that has no body (204, 304)."""
@@ -156,6 +161,16 @@ class Exchange:
             self._pending_head = None
             self.started = True
         self._connection.write(data)
+
+    def ending(self) -> None:
+        """What was written holds the last events: watch whether the kernel takes them. Nothing else is held up."""
+        self._ends = True
+        if not self.handed:
+            self._connection.tell_when_sent(self)
+
+    def sent(self) -> None:
+        """All that was written until now is with the kernel."""
+        self.handed = self.handed or self._ends
 
     def finish(self) -> None:
         """End an answer that `start` began."""

@@ -3,13 +3,9 @@
 Each refusal is OpenAI's envelope like any other error, and the connection closes after it.
 """
 
-import re
-
 from aigw_daemon.gateway import controls
 from aigw_daemon.gateway.wire import ApiError
-
-# A name, an IPv4 or a bracketed IPv6 address, and maybe a port: RFC 9110, section 7.2.
-_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._~-]+)(?::[0-9]{1,5})?")
+from aigw_daemon.web_names import AUTHORITY
 
 
 def malformed(detail: str) -> ApiError:
@@ -42,12 +38,13 @@ class Framing:
 
     __slots__ = (
         "content_encoding",
-        "content_length",
         "controls",
         "expects_continue",
         "host",
         "hosts",
+        "length",
         "origin",
+        "sized",
         "transfer_encoding",
     )
 
@@ -55,7 +52,10 @@ class Framing:
         self.host: bytes | None = None
         self.hosts = 0
         self.origin: bytes | None = None
-        self.content_length: bytes | None = None
+        self.length = 0
+        """The bytes of the body; -1 where it comes in chunks."""
+        self.sized = False
+        """Whether there is a Content-Length."""
         self.transfer_encoding: bytes | None = None
         self.content_encoding: bytes | None = None
         self.expects_continue = False
@@ -71,10 +71,13 @@ class Framing:
                 # Two make one that is no origin, and so is refused.
                 self.origin = value if self.origin is None else self.origin + b", " + value
             case b"content-length":
-                self.content_length = value
+                # The parser takes nothing but digits.
+                self.length = int(value)
+                self.sized = True
             case b"transfer-encoding":
                 before = self.transfer_encoding
                 self.transfer_encoding = value if before is None else before + b"," + value
+                self.length = -1
             case b"content-encoding":
                 self.content_encoding = value
             case b"expect":
@@ -85,7 +88,7 @@ class Framing:
     @property
     def has_body(self) -> bool:
         """Whether bytes follow the headers."""
-        return self.transfer_encoding is not None or self.content_length not in {None, b"0"}
+        return self.length != 0
 
     def refusal(self, *, http10: bool, max_body: int) -> ApiError | None:
         """Why this request can't be taken, or None. Smuggling needs two readings of one request: there is one."""
@@ -96,14 +99,14 @@ class Framing:
             return malformed("it has more than one Host header")
         if self.host is None:
             return None if http10 else malformed("it has no Host header")
-        if not _HOST.fullmatch(self.host):
+        if not AUTHORITY.fullmatch(self.host):
             return malformed("its Host header is neither a name nor an address with an optional port")
         return None
 
     def _bad_transfer(self, *, http10: bool) -> ApiError | None:
         if self.transfer_encoding is None:
             return None
-        if self.content_length is not None:
+        if self.sized:
             return malformed("it has both Content-Length and Transfer-Encoding")
         if http10 or self.transfer_encoding.strip().lower() != b"chunked":
             return malformed("its Transfer-Encoding is not 'chunked'")
@@ -112,7 +115,7 @@ class Framing:
     def _bad_body(self, max_body: int) -> ApiError | None:
         if self.content_encoding is not None and self.content_encoding.strip().lower() != b"identity":
             return ApiError(415, "compressed request bodies are not taken: send the body without Content-Encoding")
-        if self.content_length is not None and int(self.content_length) > max_body:
+        if self.length > max_body:
             return large_body(max_body)
         return None
 

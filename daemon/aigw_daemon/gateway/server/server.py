@@ -56,10 +56,13 @@ class Server:
         limits: GatewayView,
         request_id: Callable[[], bytes],
         at_once: Callable[[Exchange], bool] | None = None,
+        cors: Callable[[bytes], bytes] = lambda _: b"",
     ) -> None:
         self.application = application
         self._at_once = at_once
         """Answers what needs no waiting for anything, and says whether it has: a task would be half of its cost."""
+        self.cors = cors
+        """Header lines that let the page of this origin read its answer, whatever that is; none for a foreign one."""
         self.request_id = request_id
         self.limits = limits
         """Replaced whole when the snapshot brings others; the next request sees them."""
