@@ -214,12 +214,15 @@ class StreamScan:
         return True
 
     def _is_odd_answer(self, data: bytes) -> bool:
-        """The same for an event that isn't an object with a list of choices: Gemini wraps its errors into an array."""
+        """The same for an event that must be read leniently: half an emoji in it, or an error wrapped into an array."""
         try:
             answer = decode_answer(data)
         except BAD_JSON:
             return self.begun
-        return self._fails(data) if answer.is_error else self.begun
+        if answer.is_error:
+            return self._fails(data)
+        self.begun = self.begun or bool(answer.choices)
+        return self.begun
 
     def _fails(self, data: bytes) -> bool:
         self.error = upstream_error(data).message or "the engine sent an error without a text"
