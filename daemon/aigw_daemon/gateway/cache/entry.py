@@ -168,7 +168,7 @@ class _Reading:
         self.usage_frame: tuple[int, int] | None = None
         self._finishes: dict[int, str | None] = {}
         self._saying: set[int] = set()
-        """The choices that have said something."""
+        """Choices with any content so far."""
         self._done = False
 
     @property
