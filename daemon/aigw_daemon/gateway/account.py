@@ -40,7 +40,7 @@ class Account:
     """Whether its answer is for several: then the usage frame is kept, for those among them who asked for it."""
     controls: Controls = NONE
     wanted: Ask | None = None
-    """What decides who can answer, once the body was read for it; see `asks`."""
+    """Memo of `asks`."""
     attempts = 0
     plan: Plan | None = None
     """The one that was looked up a moment ago, without an await since."""
@@ -68,7 +68,7 @@ class Account:
         self._began = perf_counter()
 
     def asks(self, room: int) -> Ask:
-        """What decides who can answer; the body is read for it once. ``room``: see `requests.asks`."""
+        """See `requests.asks`. The body is read only once."""
         if self.wanted is None:
             self.wanted = asks(self.endpoint, self.facts, self.body, room)
         return self.wanted

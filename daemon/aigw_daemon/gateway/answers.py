@@ -1,7 +1,7 @@
 """What the gateway reads in an engine's answers: usage, finish, error. Pure; the bytes themselves are never changed.
 
-Most of it is noted and nothing more, so an answer is as good without it: what has an unusual type there is read as far
-as it makes sense, and left out where it makes none.
+Most of it is only recorded, so a value of an unexpected type must not make an answer invalid. It is converted if
+possible, and left out otherwise.
 """
 
 import re
@@ -14,10 +14,10 @@ from aigw_daemon.gateway.wire import BAD_JSON
 from aigw_daemon.link.messages import EMBEDDINGS, RERANK
 
 HIGHEST_COUNT: Final = 2**53
-"""Of tokens. A higher number is none: records and metrics couldn't hold it."""
+"""Largest token count that is recorded."""
 _LONGEST_FINISH: Final = 64
 _FILLED: Final = re.compile(rb"\s*[\[{]\s*[^\s\]}]")
-"""How an array or an object with something in it begins."""
+"""Start of a non-empty array or object."""
 _ABSENT: Final = msgspec.Raw()
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=HIGHEST_COUNT)]
@@ -52,7 +52,7 @@ class Answer(msgspec.Struct):
 
     @property
     def is_error(self) -> bool:
-        """Whether it is an error in the clothes of an answer (rule B2). Some engines' answers say ``"error": ""``."""
+        """True for an error with status 200 (rule B2). Some engines send an empty ``error`` beside an answer."""
         if self.error is None:
             return False
         return bool(self.error) or (self.choices is None and self.usage is None)
@@ -72,7 +72,7 @@ _decode_asked = msgspec.json.Decoder(_Asked).decode
 
 
 def decode_answer(content: bytes) -> Answer:
-    """An answer as far as it can be read. Raises one of `wire.BAD_JSON` for what is neither an object nor an array."""
+    """Decode an answer, leniently if need be. Raises one of `wire.BAD_JSON` unless it is an object or an array."""
     try:
         return _decode(content)
     except BAD_JSON:
@@ -80,9 +80,9 @@ def decode_answer(content: bytes) -> Answer:
 
 
 def lack(endpoint: str, answer: Answer, request: bytes) -> str | None:
-    """What a whole answer would have to hold and doesn't, in a word; None for one that will do.
+    """Name the part that a whole answer lacks, or return None if it is complete.
 
-    Nothing is the right answer to a request for nothing.
+    An empty result is complete if the request asked for none, such as with ``"input": []``.
     """
     if answer.choices:
         return None
@@ -110,9 +110,9 @@ def _asks_for_nothing(request: bytes) -> bool:
 def _read_leniently(found: Any) -> Answer:
     match found:
         case [{"error": error}, *_] if error:
-            return Answer(error=error)  # as Gemini says it
+            return Answer(error=error)  # Gemini's form
         case list():
-            # TEI's form of ranks and of vectors.
+            # TEI's form of ranks and vectors.
             return Answer(data=_raw(found))
         case dict():
             return Answer(
@@ -126,7 +126,7 @@ def _read_leniently(found: Any) -> Answer:
 
 
 def _raw(value: Any) -> msgspec.Raw:
-    """Enough of a value to see whether there is something in it."""
+    """A stand-in for a value that only keeps whether it is empty."""
     filled = isinstance(value, list | dict) and bool(value)
     return msgspec.Raw(b"[0]" if filled else b"[]")
 
@@ -157,10 +157,10 @@ def _usage(value: Any) -> Usage | None:
 
 
 def _count(value: Any) -> int | None:
-    """A whole number, as whatever it is written: 1, 1.0 or "1"."""
+    """A whole number in any spelling (1, 1.0 or "1"), or None."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= len(str(HIGHEST_COUNT)):
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    # NaN is in no range.
+    # NaN fails the comparison, too.
     return int(value) if 0 <= value <= HIGHEST_COUNT and value == int(value) else None

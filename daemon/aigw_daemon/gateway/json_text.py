@@ -1,8 +1,7 @@
-r"""JSON that strict readers refuse, though its senders' and receivers' readers take it. Pure.
+r"""Reading JSON that msgspec refuses, although common clients write it and common engines accept it. Pure.
 
-The usual case is a lone surrogate: the escape ``\ud83d`` without its second half, which programs write that cut a text
-between the two halves of an emoji. The grammar of JSON allows it (RFC 8259, 8.2) and Python, JavaScript and Go read
-it; msgspec doesn't.
+The usual case is a lone surrogate, such as ``\ud83d`` without its second half: programs write it that cut a text in the
+middle of an emoji. JSON's grammar allows it (RFC 8259, 8.2), and Python, JavaScript and Go accept it.
 """
 
 import json
@@ -16,9 +15,9 @@ from aigw_daemon.gateway.wire import BAD_JSON
 _ESCAPE: Final = re.compile(
     rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
 )
-"""An escape, the two of a pair as one; the group is a lone surrogate. Outside strings JSON has no backslash."""
+"""One escape, or a surrogate pair; the group is a lone surrogate. JSON has backslashes inside strings only."""
 _REPLACEMENT: Final = rb"\ufffd"
-"""As long as what it replaces, so that offsets stay the same."""
+"""As long as a surrogate's escape, so that offsets stay valid."""
 _BETWEEN: Final = re.compile(r"[ \t\r\n,:]*")
 
 _decode_raw = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -27,7 +26,7 @@ _decoder: Final = json.JSONDecoder()
 
 
 def without_lone_surrogates(body: bytes) -> bytes:
-    """The body with U+FFFD for each lone surrogate, as long as before; the same object where there is none."""
+    """Replace each lone surrogate with U+FFFD. The length stays the same; without any, the same object is returned."""
     if b"\\u" not in body:
         return body
     mended = _ESCAPE.sub(lambda found: _REPLACEMENT if found[1] else found[0], body)
@@ -35,12 +34,15 @@ def without_lone_surrogates(body: bytes) -> bytes:
 
 
 def decode_leniently(body: bytes) -> Any:
-    """What Python's reader takes: lone surrogates (as U+FFFD), ``NaN``, numbers beyond a double. Raises `BAD_JSON`."""
+    """Decode like Python's json, with lone surrogates (as U+FFFD), ``NaN`` and numbers beyond a double.
+
+    Raises `BAD_JSON`.
+    """
     return json.loads(without_lone_surrogates(body).decode())
 
 
 def raw_fields(body: bytes) -> dict[str, msgspec.Raw]:
-    """An object's fields, each value as it is written, lone surrogates and all. Raises `BAD_JSON`."""
+    """Split an object into its fields, each value in its original spelling. Raises `BAD_JSON`."""
     try:
         return _decode_raw(body)
     except BAD_JSON:
@@ -52,7 +54,7 @@ def raw_fields(body: bytes) -> dict[str, msgspec.Raw]:
 
 
 def _slices(body: bytes, mended: bytes) -> dict[str, msgspec.Raw]:
-    # JSON's own signs are ASCII, so offsets in this text are those of the bytes.
+    # JSON's structure is ASCII, so offsets in this text equal offsets in the bytes.
     text = mended.decode("latin-1")
     found: dict[str, msgspec.Raw] = {}
     at = _skipped(text, text.index("{") + 1)

@@ -76,7 +76,7 @@ class Live:
         return plan
 
     def room(self, endpoint: str, model: str) -> int:
-        """Bytes of a body that fits whoever may answer for certain; see `Plan.room`."""
+        """See `Plan.room`; 0 before the first snapshot."""
         plan = self.plan(Ask(model, endpoint))
         return 0 if plan is None else plan.room
 

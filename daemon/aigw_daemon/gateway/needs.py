@@ -1,8 +1,8 @@
-"""What a request needs of whoever answers it: eyes, and room for its prompt. Pure.
+"""Capabilities that a request needs: vision, and context for its prompt. Pure.
 
-Pictures are content parts of chat messages, nothing else: a tool's schema, ``metadata`` or a text may hold the word
-``image_url`` as well. Tokens are estimated from text alone. The estimate is what a prompt has *at least*, so that no
-backend is skipped whose context would do.
+Only content parts of chat messages are pictures. A tool's schema, ``metadata`` or a text may contain the word
+``image_url`` too. Tokens are estimated from text alone. The estimate is a lower bound, so no backend is skipped whose
+context is large enough.
 """
 
 import re
@@ -16,28 +16,28 @@ from aigw_daemon.gateway.wire import BAD_JSON
 from aigw_daemon.link.messages import CHAT, COMPLETIONS, EMBEDDINGS, RERANK
 
 UNITS_PER_TOKEN: Final = 8
-"""Bytes of ASCII text that are at least one token. See `_units` for other scripts."""
+"""Bytes of ASCII text per token, at most. See `_units` for other scripts."""
 _BYTES_PER_NUMBER: Final = 2
 """A prompt may come as the numbers of its tokens: a digit and a comma for each, at least."""
 _IMAGE_TYPES: Final = frozenset({"image_url", "input_image", "image"})
 _ESCAPED_ASCII: Final = re.compile(rb"\\u00[4-7]")
-"""How the letters of the words above may be spelled as well."""
+"""Escapes that can spell the letters of `_IMAGE_TYPES`."""
 _BLANKS: Final = b" \n\t\r"
 _SAID: Final = ("text", "refusal", "thinking")
-"""Fields of a content part that are text."""
+"""Text fields of a content part."""
 
 
 class Prompt(NamedTuple):
-    """What was read of a request's prompt."""
+    """Facts about a request's prompt."""
 
     sees: bool = False
-    """Whether there are pictures in it."""
+    """True if the prompt contains pictures."""
     tokens: int = 0
-    """At least; 0 where nothing can be said."""
+    """Lower bound; 0 if unknown."""
 
 
 class _Body(msgspec.Struct):
-    """Of any shape: what is wrong with a request is the engine's to say."""
+    """Fields of any type: the engine validates them."""
 
     messages: Any = None
     tools: Any = None
@@ -54,17 +54,17 @@ _encode = msgspec.json.Encoder().encode
 
 
 def may_see(body: bytes) -> bool:
-    """Whether there may be pictures: a search of the bytes, never wrong when it says no."""
+    """Return False if the body certainly contains no pictures. Searches bytes and parses nothing."""
     return b"image" in body or (b"\\u00" in body and bool(_ESCAPED_ASCII.search(body)))
 
 
 def room(endpoint: str, context: int) -> int:
-    """Bytes of a body whose prompt fits into so many tokens for certain: nobody need count shorter ones."""
+    """Size in bytes up to which any body's prompt fits into ``context`` tokens, so that counting is unnecessary."""
     return context * (UNITS_PER_TOKEN if endpoint == CHAT else _BYTES_PER_NUMBER)
 
 
 def read_prompt(endpoint: str, body: bytes, *, counted: bool = True) -> Prompt:
-    """What a request's prompt needs; ``counted``: its tokens as well. Takes as long as the body is large."""
+    """Read the prompt of a request; count its tokens only if ``counted``. Time is linear in the size of the body."""
     said = _read(body)
     sees = endpoint == CHAT and any(
         _is_image(part) for message in _objects(said.messages) for part in _objects(message.get("content"))
@@ -81,7 +81,7 @@ def _tokens(endpoint: str, said: _Body) -> int:
         case _ if endpoint == EMBEDDINGS:
             return _longest(said.input)
         case _ if endpoint == RERANK:
-            # Each document goes through the model with the query.
+            # The model reads each document together with the query.
             return _longest(said.query) + max(_longest(said.documents), _longest(said.texts))
         case _:
             return 0
@@ -130,7 +130,7 @@ def _written(value: Any) -> str:
 
 
 def _longest(value: Any) -> int:
-    """Tokens of the longest of several prompts, each of which has the context to itself: texts, or token numbers."""
+    """Tokens of the longest prompt: each one has the context to itself. Prompts are texts or lists of token numbers."""
     if isinstance(value, list) and not (value and isinstance(value[0], int)):
         return max(map(_tokens_of, value), default=0)
     return _tokens_of(value)
@@ -147,10 +147,10 @@ def _tokens_of(prompt: Any) -> int:
 
 
 def _units(text: str) -> int:
-    """Eight of these are at least one token: bytes, but at most two for a character, and none for blanks.
+    """Size of a text, of which `UNITS_PER_TOKEN` are one token or more: bytes, at most two per character, no blanks.
 
-    Latin letters are one byte, and tokens have hardly more than eight of them. Where letters take two or three bytes,
-    four and more of them make a token in some vocabularies. Blanks belong to the word after them, or are many in one.
+    Latin letters take one byte, and tokens rarely have more than eight. Letters of other scripts take two or three
+    bytes, and some vocabularies have tokens of four such letters. Blanks usually share a token with the next word.
     """
     written = text.encode("utf-8", "replace")
     said = len(written.translate(None, _BLANKS))

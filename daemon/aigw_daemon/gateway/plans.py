@@ -95,7 +95,7 @@ class Plan(msgspec.Struct, frozen=True):
     caching: Caching | None
     """None where answers are not kept."""
     room: int
-    """Bytes of a body that is short enough for every candidate's context, whatever its prompt is."""
+    """Size in bytes up to which any body's prompt fits every candidate's context."""
     epoch: int
     """When it was made: in a later one it is out of date."""
 

@@ -1,7 +1,7 @@
-"""What engines say when they refuse: their errors' many forms, and what follows from their words. Pure.
+"""Parsing and classifying engines' errors. Pure.
 
-OpenAI's form is ``{"error": {message, type, param, code}}``. Ollama and TGI say ``{"error": "text"}``, vLLM of old and
-Mistral put the fields outside, FastAPI says ``{"detail": …}``, Gemini wraps it all into an array.
+OpenAI's form is ``{"error": {message, type, param, code}}``. Ollama and TGI send ``{"error": "text"}``, older vLLM and
+Mistral the fields at the top level, FastAPI ``{"detail": …}``, and Gemini an array around the object.
 """
 
 import re
@@ -16,13 +16,13 @@ from aigw_daemon.gateway.json_text import decode_leniently
 from aigw_daemon.gateway.wire import BAD_JSON, ApiError, Scalar
 
 CONTEXT_CODE: Final = "context_length_exceeded"
-"""What clients look for when a prompt is too long."""
+"""OpenAI's code for a prompt that is too long, which clients check."""
 
 _LONGEST_TEXT: Final = 2_000
 _MOST_FIELDS: Final = 16
 _FIELD: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 _OWN: Final = frozenset({"message", "type", "param", "code", "error", "error_type", "detail", "object", "status"})
-"""Fields that are read, or say nothing to a client."""
+"""Fields that are read here, or tell a client nothing."""
 _UNTOLD: Final = frozenset({"stack", "stacktrace", "stack_trace", "trace", "traceback"})
 _UPSTREAM_CODE: Final = "upstream_code"
 _HTTP_STATUSES: Final = range(100, 600)
@@ -56,42 +56,42 @@ _TOO_LONG: Final = re.compile(
     # xAI, Copilot, Kimi, MiniMax, Qwen.
     "|maximum prompt length is [0-9]|prompt token count of [0-9]+ exceeds|exceeded model token limit"
     "|context window exceeds limit|range of input length should be"
-    # llama.cpp, of a text whose vector is asked for. It says so with a 500.
+    # llama.cpp, for embeddings, with a 500.
     r"|tokens\) is too large to process",
     re.IGNORECASE,
 )
 _FULL_CONTEXT: Final = re.compile("context size has been exceeded", re.IGNORECASE)
-"""LM Studio's words for it with a 400. With a 500 it is llama.cpp whose cache other requests may have filled."""
+"""From LM Studio with a 400. With a 500 it is llama.cpp, whose KV cache other requests may have filled."""
 _NAMED_FIELD: Final = re.compile(
     "['\"`](model|messages|prompt|suffix|input|query|documents|texts|top_n|temperature|top_p|top_k|min_p|max_tokens"
     "|max_completion_tokens|n|stream|stream_options|stop|seed|tools|tool_choice|functions|function_call|user|metadata"
     "|parallel_tool_calls|response_format|logprobs|top_logprobs|logit_bias|frequency_penalty|presence_penalty"
     "|encoding_format|dimensions|reasoning_effort|grammar)['\"`]"
 )
-"""A field of a request, as an engine's sentence quotes it."""
+"""A request field that an error message quotes."""
 _LIMITS: Final = frozenset({"rate_limit_exceeded", "rate_limit_error", "rate_limited", "too_many_requests"})
-"""As codes and types. Groq answers 413 when a request alone is above the tokens per minute."""
+"""Codes and types. Groq answers 413 if a single request exceeds the tokens per minute."""
 
 
 class Said(NamedTuple):
-    """An engine's own error, as far as it says it."""
+    """An engine's error, normalized."""
 
     message: str | None
     type: str | None = None
     code: str | None = None
-    """None for a number, which mostly is the status once more."""
+    """None for a number, which usually repeats the status."""
     param: str | None = None
     extra: Mapping[str, Scalar] = {}
-    """Its further fields, such as llama.cpp's ``n_ctx``."""
+    """Further simple fields, such as llama.cpp's ``n_ctx``."""
 
     def redacted(self, redact: Callable[[str | None], str | None]) -> "Said":
-        """The same with every text gone through ``redact``."""
+        """Apply ``redact`` to every text."""
         extra = {name: (redact(value) or "") if isinstance(value, str) else value for name, value in self.extra.items()}
         return Said(redact(self.message), redact(self.type), redact(self.code), redact(self.param), extra)
 
 
 def upstream_error(body: bytes) -> Said:
-    """What an engine's error body says."""
+    """Parse an engine's error body, whatever its form."""
     try:
         found = decode_leniently(body)
     except BAD_JSON:
@@ -127,7 +127,7 @@ def _of_fields(fields: dict[str, Any]) -> Said:
 
 
 def _detail(detail: Any) -> tuple[str | None, str | None]:
-    """FastAPI's: a text, or what is wrong with each field. The first one's name comes along."""
+    """Message and first field name of FastAPI's ``detail``: a text, or a list with one entry per invalid field."""
     if not isinstance(detail, list):
         return _text(detail), None
     wrong = [(_place(each.get("loc")), _text(each.get("msg"))) for each in detail if isinstance(each, dict)]
@@ -157,7 +157,7 @@ def _is_scalar(value: Any) -> bool:
 
 
 def _text(value: Any) -> str | None:
-    """A text, or what stands in its place as JSON; None where nothing does."""
+    """A text as it is, any other value as JSON, and None for an empty one."""
     if isinstance(value, str):
         return _cut(value.strip()) or None
     if value in (None, {}, []):
@@ -173,9 +173,9 @@ def _cut(text: str | None) -> str | None:
 
 
 def refusal(status: int, said: Said, wait: float | None) -> AttemptFailed | ApiError:
-    """What an answer that isn't 200 means. ``wait``: seconds that the upstream asks to be left alone.
+    """Classify a response with a status other than 200. ``wait`` is the upstream's Retry-After in seconds.
 
-    An ApiError is the client's to hear, and nobody else is asked.
+    An ApiError is relayed to the client without asking another candidate.
     """
     if is_limit(status, said):
         return failed_status(status, said.message, wait, limited=True)
@@ -187,7 +187,7 @@ def refusal(status: int, said: Said, wait: float | None) -> AttemptFailed | ApiE
 
 
 def refused_inside(said: Said, where: str, missing: str | None = None) -> AttemptFailed:
-    """What a refusal means that came with 200. ``missing``: what would make ``where`` an answer."""
+    """Classify an error that came with status 200. ``missing``: the part without which ``where`` is no answer."""
     if is_too_long(_REFUSED, said):
         return TooLong(too_long_error(_REFUSED, said))
     if missing is not None and said.message is None:
@@ -200,12 +200,12 @@ def refused_inside(said: Said, where: str, missing: str | None = None) -> Attemp
 
 
 def is_limit(status: int, said: Said) -> bool:
-    """Whether an upstream that says another thing than 429 means it."""
+    """True if an upstream reports a rate limit with a status other than 429."""
     return is_clients_fault(status) and not _LIMITS.isdisjoint({said.code, said.type})
 
 
 def is_too_long(status: int, said: Said) -> bool:
-    """Whether an engine refuses a prompt for its length. Some do with 500: of such only the message is believed."""
+    """True if an engine refuses a prompt for its length. Some do so with 500: then only the message counts."""
     if status == _FAILED:
         return said.message is not None and _TOO_LONG.search(said.message) is not None
     if not is_clients_fault(status):
@@ -216,7 +216,7 @@ def is_too_long(status: int, said: Said) -> bool:
 
 
 def too_long_error(status: int, said: Said) -> ApiError:
-    """The error for a prompt that is too long, by the code that clients look for; the engine's own goes beside it."""
+    """Error for a prompt that is too long, with `CONTEXT_CODE`; the engine's own code moves to ``upstream_code``."""
     extra = dict(said.extra)
     if said.code is not None and said.code != CONTEXT_CODE:
         extra[_UPSTREAM_CODE] = said.code
@@ -226,7 +226,7 @@ def too_long_error(status: int, said: Said) -> ApiError:
 
 
 def relayed_error(status: int, said: Said) -> ApiError:
-    """An engine's own 4xx, in OpenAI's envelope; ``param`` is the field that its words name, if it says no more."""
+    """An engine's 4xx in OpenAI's envelope. Without a ``param`` of the engine's, the field its message quotes."""
     message = said.message or f"the engine answered {status}"
     named = _NAMED_FIELD.search(message)
     param = said.param or (named[1] if named is not None else None)

@@ -31,7 +31,7 @@ COUNTED_BYTES = 16 * 1024
 ABSENT: Final = msgspec.Raw()
 """In place of a field that isn't there."""
 _FILLED: Final = re.compile(rb"\s*\[\s*[^\s\]]")
-"""How an array with something in it begins."""
+"""Start of a non-empty array."""
 _MISSING: Final = re.compile("missing required field `([^`]+)`")
 _PLACE: Final = re.compile(r" - at `\$\.([^`]+)`")
 _NEEDS: Final = {
@@ -99,7 +99,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 async def read_large(endpoint: str, body: bytes) -> tuple[Facts, Ask]:
-    """What `parse_facts` and `asks` say of a body above `THREAD_BYTES`, read in a thread. Raises ApiError 400."""
+    """Run `parse_facts` and `asks` in a thread, for a body above `THREAD_BYTES`. Raises ApiError 400."""
     return await asyncio.to_thread(_read_all, endpoint, body)
 
 
@@ -121,14 +121,14 @@ def parse_facts(body: bytes) -> Facts:
         mended = without_lone_surrogates(body)
         if mended is body:
             raise _unread(error) from error
-        # Some engines take them, so they are theirs to judge.
+        # Some engines accept lone surrogates, so the engine decides.
         return parse_facts(mended)
     _check_bounds(facts)
     return facts
 
 
 def is_special(facts: Facts, body: bytes) -> bool:
-    """Whether more than the model's name may decide who can answer: see `asks`."""
+    """Return False if the model's name alone decides which backends can answer. See `asks`."""
     return (
         facts.tools is not ABSENT
         or facts.functions is not ABSENT
@@ -139,9 +139,9 @@ def is_special(facts: Facts, body: bytes) -> bool:
 
 
 def asks(endpoint: str, facts: Facts, body: bytes, room: int = COUNTED_BYTES) -> Ask:
-    """What decides who can answer: beside the model, whether it must see, call tools, or read much.
+    """Everything that decides which backends can answer: the model, the need for vision and tools, the prompt's tokens.
 
-    The tokens of a body of at most ``room`` bytes are not counted.
+    Tokens are not counted in a body of up to ``room`` bytes.
     """
     calls, counted = facts.has_tools, len(body) > room
     if not counted and not may_see(body):

@@ -1,4 +1,4 @@
-"""How long an upstream asks to be left alone: ``Retry-After`` in all its forms, and ``retry-after-ms``. Pure."""
+"""Parsing ``Retry-After`` in all its forms, and ``retry-after-ms``. Pure."""
 
 import re
 from collections.abc import Iterable
@@ -6,24 +6,24 @@ from email.utils import mktime_tz, parsedate_tz
 from typing import Final
 
 LONGEST_SECONDS: Final = 24 * 3600.0
-"""A longer wait is cut to this: it means "not today" either way."""
+"""Upper bound of a wait."""
 
 _NUMBER: Final = re.compile(r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+")
 _LONGEST_VALUE: Final = 64
-"""Characters of a value that is read as a date. A number may be longer: it is a long wait all the same."""
+"""Upper bound of a date's length in characters. A longer number still counts, as the longest wait."""
 _DATE: Final = re.compile(
     r"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)[a-z]*"
     r"(?:, [0-9]{2}[ -][A-Z][a-z]{2}[ -](?:[0-9]{4}|[0-9]{2}) [0-9:]{8} GMT"
     r"| [A-Z][a-z]{2} [ 0-9][0-9] [0-9:]{8} [0-9]{4})"
 )
-"""IMF-fixdate, RFC 850's form and asctime's (RFC 9110, 5.6.7)."""
+"""IMF-fixdate, the form of RFC 850, and asctime's (RFC 9110, 5.6.7)."""
 
 
 def wait_of(headers: Iterable[tuple[bytes, bytes]], now: float) -> float | None:
-    """Seconds until an upstream may be asked again; None where its headers don't say. Names are lower-cased.
+    """Seconds to wait before the next request to an upstream, or None if the headers don't say. Names are lower-cased.
 
-    ``retry-after-ms`` is finer and comes first. A date counts from the upstream's own ``Date``, as its clock may differ
-    from ours; without one it counts from ``now``, in seconds since the epoch. A date that has passed is 0.
+    ``retry-after-ms`` takes precedence, as it is finer. A date is relative to the upstream's own ``Date``, since its
+    clock may differ; without that header, to ``now`` (seconds since the epoch). A past date means 0.
     """
     said: dict[bytes, str] = {}
     for name, line in headers:
@@ -49,7 +49,7 @@ def _number(value: str) -> float | None:
 
 
 def _date(value: str) -> float | None:
-    """Seconds since the epoch, or None for what is no HTTP date."""
+    """Seconds since the epoch, or None for anything but an HTTP date."""
     if len(value) > _LONGEST_VALUE or not _DATE.fullmatch(value):
         return None
     try:

@@ -180,7 +180,7 @@ class _Reading:
         self._body = body
         self._finishes: dict[int, str | None] = {}
         self._saying: set[int] = set()
-        """The choices that have said something."""
+        """Choices with any content so far."""
         self._before: Event | None = None
         """The event before the present one, if it finishes a choice."""
         self._done = False

@@ -143,9 +143,9 @@ def _is_number(value: Any) -> bool:
 
 
 def says_something(*said: Any) -> bool:
-    """Whether any of an answer's parts (its text, its calls, a refusal) has something in it.
+    """True if any part of an answer (text, tool calls, refusal) is non-empty.
 
-    A sampled answer that is empty by chance must not stay the answer for an hour.
+    Sampling sometimes yields an empty answer, which must not be served from the cache for an hour.
     """
     return not all(map(_is_blank, said))
 
