@@ -7,6 +7,7 @@ from typing import Final
 
 import openai
 from openai import AsyncOpenAI
+from openai.types.chat import ChatCompletionMessageParam
 
 from scripts.bench.storm_engine import pieces
 from scripts.bench.storm_tally import Asked
@@ -51,16 +52,17 @@ class Clients:
 
 async def _ask(client: AsyncOpenAI, model: str, prompt: str, *, stream: bool) -> Asked:
     began, got, finish, error, told = time.monotonic(), "", None, None, False
-    create, said = client.chat.completions.create, [{"role": "user", "content": prompt}]
+    said: list[ChatCompletionMessageParam] = [{"role": "user", "content": prompt}]
+    create = client.chat.completions.create
     try:
         if stream:
-            async for event in await create(model=model, messages=said, stream=True):  # type: ignore[call-overload]
+            async for event in await create(model=model, messages=said, stream=True):
                 for choice in event.choices:
                     got += choice.delta.content or ""
                     finish = choice.finish_reason or finish
         else:
-            choice = (await create(model=model, messages=said)).choices[0]  # type: ignore[call-overload]
-            got, finish = choice.message.content or "", choice.finish_reason
+            whole = (await create(model=model, messages=said)).choices[0]
+            got, finish = whole.message.content or "", whole.finish_reason
     # The library lets errors of its transport in mid-stream through as they are.
     except Exception as failure:  # noqa: BLE001  # whatever it is, it is what the client saw
         error = f"{type(failure).__name__}: {failure}"

@@ -32,6 +32,7 @@ READY_SECONDS: Final = 60.0
 END_SECONDS: Final = 60.0
 STEP_SECONDS: Final = 0.05
 SHOWN: Final = 20
+LOG_BYTES: Final = 4_000
 PROFILE: Final = """
 version: 1
 gateway: {{port: {port}}}
@@ -71,6 +72,10 @@ class Manager:
             self.pid, arguments = daemon.pid, []
             await daemon.wait()
             self.pid = None
+
+    def log(self) -> str:
+        """The end of the daemon's log."""
+        return (self.home / "logs/aigwd.log").read_text(errors="replace")[-LOG_BYTES:]
 
     def end(self) -> None:
         """Have it stop everything."""
@@ -132,6 +137,7 @@ async def _end(manager: Manager, running: "asyncio.Task[None]") -> list[str]:
     manager.end()
     await asyncio.wait({running}, timeout=END_SECONDS)
     if manager.pid is not None:
+        print(f"the daemon did not end within {END_SECONDS:g} s; the end of its log:\n{manager.log()}", file=sys.stderr)
         os.kill(manager.pid, signal.SIGKILL)
         await asyncio.wait({running})
     orphans = living(manager.home)

@@ -29,5 +29,26 @@ def test_request_for_any_other_sees_it_as_it_is(state: State) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("state", "wanted", "held", "leaving", "returning"),
+    [
+        pytest.param(State.STOPPING, True, False, False, True, id="it died"),
+        pytest.param(State.BACKOFF, True, False, False, True, id="it is tried again"),
+        pytest.param(State.DRAINING, True, False, False, True, id="the operator restarts it"),
+        pytest.param(State.STOPPING, False, True, False, False, id="the operator stops it"),
+        pytest.param(State.STOPPING, True, True, False, False, id="the operator has stopped it"),
+        pytest.param(State.STOPPING, True, False, True, False, id="it makes way"),
+        pytest.param(State.FAILED, True, False, False, False, id="it failed for good"),
+        pytest.param(State.READY, True, False, False, False, id="it is there"),
+    ],
+)
+def test_request_may_wait_for_one_that_comes_back_by_itself(
+    state: State, *, wanted: bool, held: bool, leaving: bool, returning: bool
+) -> None:
+    report = replace(REPORT, state=state, wanted=wanted, leaving=leaving, pid=7)
+    view = backend_view(report, held=held, last_start_s=None)
+    assert (view.returning, view.pid) == (returning, 7)
+
+
 def test_operator_sees_the_drain_that_requests_do_not() -> None:
     assert backend_status(replace(REPORT, leaving=True), 1, []).state is State.DRAINING

@@ -87,6 +87,33 @@ def test_a_spent_chain_tells_the_shortest_wait_in_whole_seconds_rounded_up() -> 
     assert spent(DECISION, []).retry_after == RETRY_AFTER_SECONDS
 
 
+@pytest.mark.parametrize(
+    ("last", "should_retry"),
+    [
+        pytest.param(AttemptFailed(Kind.FAILED, "boom"), False, id="it answered with a failure"),
+        pytest.param(AttemptFailed(Kind.FAILED, "cut", lost=True), True, id="its process died"),
+        pytest.param(AttemptFailed(Kind.UNREACHABLE, "refused"), True, id="it could not be reached"),
+        pytest.param(AttemptFailed(Kind.LIMITED, "full"), True, id="it was full"),
+    ],
+)
+def test_clients_are_told_not_to_retry_only_where_that_cannot_help(last: AttemptFailed, should_retry: bool) -> None:
+    """Rule B6: the last word of each candidate counts."""
+    error = spent(DECISION, [("one", AttemptFailed(Kind.FAILED, "boom")), ("one", last)])
+    assert (error.status, error.should_retry, error.retry_after is not None) == (500, should_retry, should_retry)
+    assert (b"x-should-retry: false" in error.head()) is not should_retry
+    assert spent(DECISION, [("one", AttemptFailed(Kind.FAILED, "boom"))], "spent", later=True).should_retry
+
+
+@pytest.mark.parametrize(
+    "message",
+    ["EngineCore encountered an issue. See stack trace (above)", "llama runner process has terminated: signal: killed"],
+)
+def test_last_words_of_a_process_that_dies_are_known(message: str) -> None:
+    failure = failed_status(500, message, "")
+    assert (failure.lost, failure.passing) == (True, True)
+    assert not failed_status(400, message, "").lost
+
+
 def test_why_no_more_attempts_are_made_is_told() -> None:
     error = spent(DECISION, [("one", AttemptFailed(Kind.FAILED, "boom"))], "2 attempts were made")
     assert error.message.endswith("; 2 attempts were made")

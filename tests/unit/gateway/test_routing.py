@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from aigw_daemon.gateway.ability import WAITED_FOR
 from aigw_daemon.gateway.models_view import model_list
 from aigw_daemon.gateway.routing import Ask, Conditions, Readiness, resolve
 from aigw_daemon.link.messages import CHAT, EMBEDDINGS, RERANK, ModelView, ParamsView, RouteView, TargetView
@@ -118,6 +119,16 @@ def test_the_state_decides_whether_a_candidate_is_kept(state: State, wanted: boo
     (candidate,) = resolve(table(backend("a", 1, models=["x"], state=state, wanted=wanted)), "x").candidates
     assert candidate.readiness is readiness
     assert candidate.kept == (readiness is not Readiness.SKIPPED)
+
+
+@pytest.mark.parametrize("state", [State.STOPPING, State.BACKOFF])
+def test_one_that_comes_back_is_skipped_but_may_be_waited_for(state: State) -> None:
+    back = msgspec.structs.replace(backend("a", 1, models=["x"], state=state), returning=True)
+    found = resolve(table(back, B, routes=(route("r", ("a", "x"), ("b", "x")),)), "r")
+    assert tried(found) == [("b", "x")]
+    assert [(each.backend, each.reason.endswith(WAITED_FOR)) for each in found.returning] == [("a", True)]
+    assumed = resolve(table(back, routes=(route("r", ("a", "x")),)), "r", Conditions(frozenset({"a"})))
+    assert assumed.returning == ()
 
 
 def test_nearest_names_are_offered() -> None:

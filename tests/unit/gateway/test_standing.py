@@ -93,6 +93,16 @@ async def test_circuits_outlive_a_snapshot_but_not_a_start(standings: Standings,
     assert standings.breaker("one").closed
 
 
+async def test_another_process_has_a_circuit_of_its_own_though_no_snapshot_came_in_between(
+    standings: Standings, clock: Clock
+) -> None:
+    for pid, closed in ((1, False), (1, False), (2, True)):
+        standings.update(snapshot(msgspec.structs.replace(bounded(), pid=pid)))
+        if pid == 1 and standings.breaker("one").closed:
+            opened(standings, clock)
+        assert standings.breaker("one").closed is closed
+
+
 async def test_an_attached_url_that_is_reached_again_keeps_its_circuit(standings: Standings, clock: Clock) -> None:
     standings.update(snapshot(bounded()))
     opened(standings, clock)
