@@ -76,4 +76,4 @@ def _mark(path: Path) -> tuple[int, int, int] | None:
         found = path.lstat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino, found.st_ctime_ns
+    return found.st_dev, found.st_ino, found.st_mtime_ns

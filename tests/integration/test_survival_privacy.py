@@ -41,18 +41,18 @@ async def test_a_caller_of_another_user_is_turned_away_before_it_is_read() -> No
     async def hello(_: object) -> PlainTextResponse:
         return PlainTextResponse("hello")
 
-    with open_to_all() as path:
+    with somewhere_else() as path:
         async with server.serving(Starlette(routes=[Route("/", hello)]), path):
             path.chmod(0o666)
+            path.parent.chmod(0o755)
             assert b"hello" in await asyncio.to_thread(call_as, os.getuid(), path)
             assert await asyncio.to_thread(call_as, NOBODY, path) == b""
 
 
 @contextlib.contextmanager
-def open_to_all() -> Iterator[Path]:
-    """A socket's path that every user may reach, so that only the daemon's own check is left."""
+def somewhere_else() -> Iterator[Path]:
+    """A socket's path; once its modes are opened, only the daemon's own check is left."""
     with tempfile.TemporaryDirectory(prefix="aigw-") as folder:
-        Path(folder).chmod(0o755)
         yield Path(folder) / "control.sock"
 
 

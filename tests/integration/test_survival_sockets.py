@@ -193,6 +193,7 @@ async def test_a_suspended_daemon_is_told_by_every_command_and_ended_by_force(
     assert (living.status().daemon.pid, living.worker) == (pid, worker)
     assert (await ask_once(living.aigw.port, CHAT))[0] == 200
     kill(pid, signal.SIGSTOP)
+    assert main(["logs", "daemon"]) == 0  # it needs nobody to be read
     began = time.monotonic()
     assert (await told(living.aigw, "up")).returncode == 1
     assert time.monotonic() - began < SECONDS

@@ -47,11 +47,13 @@ def restart(as_json: AsJson = False) -> ExitCode:
 
 def _back(client: "ControlClient", asked: float) -> "DaemonStatus":
     """Wait for a daemon that is younger than the request to restart it."""
-    from aigw_daemon.control.client import ControlError
+    from aigw_daemon.control.client import ControlError, DaemonSuspended
 
     while time.monotonic() - asked < BACK_TIMEOUT:
         try:
             found = client.status().daemon
+        except DaemonSuspended:
+            raise
         except ControlError:
             found = None  # between the old program and the new one nobody answers
         if found is not None and found.uptime_s <= time.monotonic() - asked:

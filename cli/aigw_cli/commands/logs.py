@@ -26,15 +26,15 @@ def logs(backend: Of, follow: Follow = False, lines: Lines = 200, as_json: AsJso
     from aigw_cli.explain import went_away
     from aigw_cli.screen import Screen
     from aigw_cli.session import daemon
-    from aigw_daemon.control.client import DaemonNotRunning
+    from aigw_daemon.control.client import DaemonNotRunning, DaemonSuspended, DaemonUnreachable
 
     screen = Screen(as_json=as_json)
     with daemon() as client:
         try:
             _show(client.log(backend, lines=lines, follow=follow), screen)
-        except DaemonNotRunning:
-            # Why it isn't running stands in its own log, which needs nobody to be read.
-            if backend != "daemon":
+        except (DaemonNotRunning, DaemonSuspended, DaemonUnreachable) as error:
+            # Why it doesn't answer stands in its own log, which needs nobody to be read; following it needs somebody.
+            if backend != "daemon" or (follow and not isinstance(error, DaemonNotRunning)):
                 raise
             _show(_written(lines), screen)
             return ExitCode.OK
