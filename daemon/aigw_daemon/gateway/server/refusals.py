@@ -33,6 +33,11 @@ def large_body(limit: int) -> ApiError:
     return ApiError(413, f"the request's body is larger than the limit of {limit} bytes")
 
 
+_REMEMBERED = 1_024
+_GOOD_HOSTS: set[bytes] = set()
+"""Host headers that were found to be well-formed."""
+
+
 class Framing:
     """What the headers of one request say about its host and body; filled while they arrive."""
 
@@ -92,6 +97,9 @@ class Framing:
 
     def refusal(self, *, http10: bool, max_body: int) -> ApiError | None:
         """Why this request can't be taken, or None. Smuggling needs two readings of one request: there is one."""
+        if self.hosts == 1 and self.host in _GOOD_HOSTS and self.transfer_encoding is self.content_encoding is None:
+            # The usual request, without a call for each question.
+            return large_body(max_body) if self.length > max_body else None
         return self._bad_host(http10=http10) or self._bad_transfer(http10=http10) or self._bad_body(max_body)
 
     def _bad_host(self, *, http10: bool) -> ApiError | None:
@@ -101,6 +109,8 @@ class Framing:
             return None if http10 else malformed("it has no Host header")
         if not AUTHORITY.fullmatch(self.host):
             return malformed("its Host header is neither a name nor an address with an optional port")
+        if len(_GOOD_HOSTS) < _REMEMBERED:
+            _GOOD_HOSTS.add(self.host)
         return None
 
     def _bad_transfer(self, *, http10: bool) -> ApiError | None:
