@@ -109,9 +109,9 @@ def test_clients_are_told_not_to_retry_only_where_that_cannot_help(last: Attempt
     ["EngineCore encountered an issue. See stack trace (above)", "llama runner process has terminated: signal: killed"],
 )
 def test_last_words_of_a_process_that_dies_are_known(message: str) -> None:
-    failure = failed_status(500, message, "")
+    failure = failed_status(500, message, None)
     assert (failure.lost, failure.passing) == (True, True)
-    assert not failed_status(400, message, "").lost
+    assert not failed_status(400, message, None).lost
 
 
 def test_why_no_more_attempts_are_made_is_told() -> None:
