@@ -98,11 +98,16 @@ class Sign:
     sentence: str
     lasting: Lasting | None = None
     """None: as its kind is."""
+    about: re.Pattern[str] | None = None
+    """Another line names the file that this one is about: its first group is the last one of ``sentence``."""
 
 
-def sign(pattern: str, kind: FailureKind, sentence: str, lasting: Lasting | None = None) -> Sign:
-    """A sign whose pattern matches anywhere in a line, in any case."""
-    return Sign(re.compile(pattern, re.IGNORECASE), kind, sentence, lasting)
+def sign(
+    pattern: str, kind: FailureKind, sentence: str, lasting: Lasting | None = None, *, about: str | None = None
+) -> Sign:
+    """A sign whose patterns match anywhere in a line, in any case."""
+    named = None if about is None else re.compile(about, re.IGNORECASE)
+    return Sign(re.compile(pattern, re.IGNORECASE), kind, sentence, lasting, named)
 
 
 def always(_match: re.Match[str], _memory: int) -> bool:
@@ -149,7 +154,9 @@ def classify(
             if match := sign_.pattern.search(line):
                 lasting = None if sign_.lasting is None else sign_.lasting(match, memory)
                 evidence = (line, *without_frames(lines[number + 1 :]))[:shown]
-                return Failure(sign_.kind, sign_.sentence.format(*_groups(match)), evidence, line, lasting)
+                return Failure(
+                    sign_.kind, sign_.sentence.format(*_groups(match), *_named(sign_, lines)), evidence, line, lasting
+                )
     return _unclassified(lines, exit_text, shown)
 
 
@@ -170,6 +177,12 @@ class _Group(str):
 def _groups(match: re.Match[str]) -> list[_Group]:
     """Those that matched: of alternatives that name the same thing only one does."""
     return [_Group(group) for group in match.groups() if group is not None]
+
+
+def _named(sign_: Sign, lines: Sequence[str]) -> list[str]:
+    if sign_.about is None:
+        return []
+    return [next((match[1] for line in lines if (match := sign_.about.search(line))), "file")]
 
 
 def without_frames(lines: Sequence[str]) -> list[str]:

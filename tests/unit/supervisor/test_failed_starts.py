@@ -205,17 +205,17 @@ LLAMACPP = {
             f"the file bounds, model is corrupted or incomplete{LOAD_FAILED}"
         ),
         FailureKind.MODEL_UNREADABLE,
-        "the model file is cut off or broken",
+        "llama.cpp can't read the model /models/m.gguf: it is cut off or broken",
     ),
     "file that is cut off in the header": (
         f"0.00.004.924 E gguf_init_from_reader: failed to read key-value pairs{LOAD_FAILED}",
         FailureKind.MODEL_UNREADABLE,
-        "the model file is cut off or broken",
+        "llama.cpp can't read the model /models/m.gguf: it is cut off or broken",
     ),
     "file of another kind": (
         f"0.00.004.731 E gguf_init_from_reader: invalid magic characters: 'hell', expected 'GGUF'{LOAD_FAILED}",
         FailureKind.MODEL_UNREADABLE,
-        "the model file is no GGUF file",
+        "llama.cpp can't read the model /models/m.gguf: it is no GGUF file",
     ),
     "file of a newer version": (
         (
@@ -223,12 +223,12 @@ LLAMACPP = {
             f"version 3{LOAD_FAILED}"
         ),
         FailureKind.MODEL_UNREADABLE,
-        "the model file has version 99 of GGUF, and this llama.cpp knows 3 at most",
+        "llama.cpp can't read the model /models/m.gguf: it has version 99 of GGUF, and this llama.cpp knows 3",
     ),
     "unknown architecture": (
         f"0.00.236.079 E llama_model_load: error loading model: unknown model architecture: 'frobx'{LOAD_FAILED}",
         FailureKind.MODEL_UNREADABLE,
-        "this llama.cpp doesn't know the model's architecture frobx",
+        "llama.cpp can't read the model /models/m.gguf: it doesn't know the architecture frobx",
     ),
     "context beyond the machine": (
         (

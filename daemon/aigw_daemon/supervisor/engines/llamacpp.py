@@ -24,6 +24,8 @@ EMBEDDED_MODULE: Final = "aigw_daemon.supervisor.engines.llamacpp_embedded"
 EMBEDDED_PACKAGE: Final = "xllamacpp"
 KEY_VARIABLE: Final = "LLAMA_API_KEY"
 """Read by llama-server, and by our embedded one."""
+_FAILED: Final = r"failed to load model(?: from|,)? '?([^']+?)'?$"
+"""The line that names a model that couldn't be read; what is wrong with it stands before."""
 _ADVICE: Final = "install llama.cpp, set binary to its llama-server, or use runner: embedded"
 
 
@@ -73,25 +75,31 @@ class LlamacppEngine:
         sign(
             r"unknown model architecture: '([^']+)'",
             FailureKind.MODEL_UNREADABLE,
-            "this llama.cpp doesn't know the model's architecture {0}: use a newer llama.cpp, or another model",
+            "llama.cpp can't read the model {1}: it doesn't know the architecture {0}; use a newer llama.cpp, or "
+            "another model",
+            about=_FAILED,
         ),
         sign(
             r"this GGUF file is version (\d+) but this software only supports up to version (\d+)",
             FailureKind.MODEL_UNREADABLE,
-            "the model file has version {0} of GGUF, and this llama.cpp knows {1} at most: use a newer llama.cpp",
+            "llama.cpp can't read the model {2}: it has version {0} of GGUF, and this llama.cpp knows {1} at most; "
+            "use a newer llama.cpp",
+            about=_FAILED,
         ),
         sign(
             r"data is not within the file bounds|failed to read (?:header|key-value pairs|tensor info|magic)",
             FailureKind.MODEL_UNREADABLE,
-            "the model file is cut off or broken: fetch it again",
+            "llama.cpp can't read the model {0}: it is cut off or broken; fetch it again",
+            about=_FAILED,
         ),
         sign(
             r"invalid magic characters",
             FailureKind.MODEL_UNREADABLE,
-            "the model file is no GGUF file: check model in the profile",
+            "llama.cpp can't read the model {0}: it is no GGUF file; check model in the profile",
+            about=_FAILED,
         ),
         sign(
-            r"failed to load model(?: from|,)? '?([^']+?)'?$",
+            _FAILED,
             FailureKind.MODEL_UNREADABLE,
             "llama.cpp can't read the model {0}: is it a whole GGUF file that this llama.cpp knows?",
         ),
