@@ -28,7 +28,17 @@ from tests.support.fake_engine import (
     says,
     whole,
 )
-from tests.support.gateway import GatewayProcess, backend, gateway_process, post, route, snapshot
+from tests.support.gateway import (
+    GatewayProcess,
+    ask,
+    backend,
+    data_of,
+    gateway_process,
+    post,
+    route,
+    snapshot,
+    unchunked,
+)
 from tests.support.wait import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -188,3 +198,15 @@ async def test_streams_of_the_openai_client_are_never_left(gateway: GatewayProce
 
     await asyncio.to_thread(ask)
     assert {record.error for record in await new_records(gateway, 20)} == {None}
+
+
+async def test_an_engine_that_holds_a_stream_that_has_ended_spoils_it_for_nobody(
+    gateway: GatewayProcess, engine: FakeEngine
+) -> None:
+    """Its client has every event when its time is up: no error follows them."""
+    engine.behaviour = holds(HELLO, FINISH, DONE)
+    asked = post(another(STREAM), "/v1/chat/completions", "x-aigw-timeout: 500ms")
+    status, headers, body = await ask(gateway.port, asked)
+    assert (status, data_of(unchunked(body))[-1]) == (200, b"[DONE]")
+    record = await gateway.record_of(headers)
+    assert (record.status, record.error, record.finish_reason) == (200, None, "stop")

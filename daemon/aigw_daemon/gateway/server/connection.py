@@ -106,14 +106,19 @@ class Connection(Receiving):
         self._written += len(data)
         self.transport.write(data)
 
-    def tell_when_sent(self, exchange: Exchange) -> None:
-        """Call `Exchange.sent` when what was written is with the kernel, at the end of this turn at the earliest."""
-        if exchange is self._active:
-            self.loop.call_soon(self._look_at_sent)
+    @property
+    def unsent(self) -> int:
+        """Bytes that the kernel hasn't taken; those of this turn of the loop may not be counted yet."""
+        return self.transport.get_write_buffer_size()
+
+    def look_at_sent_soon(self) -> None:
+        """Tell the active exchange in the next turn whether the kernel has taken what was written."""
+        self.loop.call_soon(self._look_at_sent)
 
     def _look_at_sent(self) -> None:
-        if self._active is not None and not (self.transport.is_closing() or self.transport.get_write_buffer_size()):
-            self._active.sent()
+        # A transport that is closing has thrown away what it held.
+        if self._active is not None and not self.transport.is_closing():
+            self._active.sent(whole=not self.unsent)
 
     async def writable(self) -> None:
         """Wait until the client has caught up; the handler is cancelled if it leaves or stalls meanwhile."""
@@ -169,6 +174,8 @@ class Connection(Receiving):
             self._cut_stalled()
         elif self._paused and self._has_gone():
             self.abort()
+        else:
+            self._look_at_sent()
 
     def _look(self) -> None:
         self.check(self.loop.time())

@@ -34,6 +34,7 @@ class Exchange:
         "_connection",
         "_ends",
         "_pending_head",
+        "_sure",
         "body",
         "complete",
         "controls",
@@ -91,7 +92,7 @@ class Exchange:
         self.task: asyncio.Task[None] | None = None
         self.handed = False
         """Whether the last events of a stream are with the kernel: then the client has the whole of it."""
-        self._ends = False
+        self._ends = self._sure = False
         self._pending_head: bytes | None = None
         self._begun = False
         self._chunked = False
@@ -165,12 +166,16 @@ class Exchange:
     def ending(self) -> None:
         """What was written holds the last events: watch whether the kernel takes them. Nothing else is held up."""
         self._ends = True
-        if not self.handed:
-            self._connection.tell_when_sent(self)
+        if not self._sure:
+            # Writes reach the kernel at the end of this turn at the latest, unless older ones stand before them. A
+            # client may be gone before the next turn, which is when their fate is known for certain.
+            self.handed = not self._connection.unsent
+            self._connection.look_at_sent_soon()
 
-    def sent(self) -> None:
-        """All that was written until now is with the kernel."""
-        self.handed = self.handed or self._ends
+    def sent(self, *, whole: bool) -> None:
+        """Whether all that had been written by the end of the last turn is with the kernel."""
+        if self._ends and not self._sure:
+            self.handed = self._sure = whole
 
     def finish(self) -> None:
         """End an answer that `start` began."""
