@@ -23,11 +23,15 @@ def profiles(incomplete: str) -> list[str]:
 
 
 def models(incomplete: str) -> list[str]:
-    """Models that a running backend lists."""
-    status = _ask("/v1/status")
-    found = status.get("backends", []) if isinstance(status, dict) else []
-    listed = {model for backend in found if isinstance(backend, dict) for model in backend.get("models", [])}
-    return _beginning(sorted(str(model) for model in listed), incomplete)
+    """Names that clients can ask for: routes, aliases, models and capabilities."""
+    answer = _ask("/v1/names")
+    found = answer if isinstance(answer, list) else []
+    # A pattern isn't a name that anybody asks for.
+    return _beginning(_names([each for each in found if _kind(each) != "pattern"]), incomplete)
+
+
+def _kind(entry: Any) -> Any:
+    return entry.get("kind") if isinstance(entry, dict) else None
 
 
 def _redis(status: Any) -> list[str]:

@@ -15,7 +15,6 @@ from aigw_daemon.control.launch import LaunchError
 from aigw_daemon.control.presence import Unkillable
 from aigw_daemon.control.problems import Refusal
 from aigw_daemon.control.schema import Problem
-from aigw_daemon.control.survivors import survivors
 from aigw_daemon.home import Home, HomeError
 from aigw_daemon.profile.errors import ProfileError
 
@@ -60,7 +59,7 @@ def _about_the_daemon(error: Exception) -> CommandError:
             hint = f"'aigw logs daemon' may say why; {force}"
             return CommandError(str(error), code="daemon_unreachable", hint=hint)
         case ConnectionLost():
-            return CommandError(str(error), code="connection_lost", hint="'aigw logs daemon' shows what it said last")
+            return CommandError(str(error), code="connection_lost", hint="'aigw logs daemon' shows its last messages")
         case _:
             return CommandError(str(error), code="failed")
 
@@ -93,7 +92,7 @@ def invalid_profile(problems: Iterable[str]) -> CommandError:
         "the profile is invalid",
         code="invalid_profile",
         details=tuple(problems),
-        hint="mend the file, then 'aigw profile validate FILE' checks it again",
+        hint="fix the file, then check it with 'aigw profile validate FILE'",
         exit_code=ExitCode.INVALID_PROFILE,
     )
 
@@ -101,19 +100,22 @@ def invalid_profile(problems: Iterable[str]) -> CommandError:
 def went_away() -> CommandError:
     """A stream that only the daemon's end can end has ended."""
     return CommandError(
-        "aigwd went away meanwhile",
+        "the connection to aigwd was lost",
         code="connection_lost",
-        hint="'aigw status' shows whether it is back, 'aigw logs daemon' what it said last",
+        hint="'aigw status' shows whether it runs, 'aigw logs daemon' its last messages",
     )
 
 
 def daemon_missing() -> CommandError:
     """Nobody listens on the control socket of this home; what an earlier daemon left may run and serve all the same."""
+    # It reads the state file, which no command needs that finds its daemon.
+    from aigw_daemon.control.survivors import survivors  # noqa: PLC0415
+
     left = [f"{survivor.name} (PID {survivor.pid})" for survivor in survivors(Home.from_environment())]
     return CommandError(
         "aigwd is not running",
         code="daemon_not_running",
-        hint="'aigw up' starts it, and takes them up; 'aigw down' stops them" if left else "'aigw up' starts it",
+        hint="'aigw up' starts it and adopts them; 'aigw down' stops them" if left else "'aigw up' starts it",
         details=(f"still running without it: {', '.join(left)}",) if left else (),
         exit_code=ExitCode.NO_DAEMON,
     )

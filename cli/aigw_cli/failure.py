@@ -28,13 +28,16 @@ class CommandError(Exception):
         *,
         code: str = "failed",
         hint: str | None = None,
+        command: str | None = None,
         details: tuple[str, ...] = (),
         exit_code: ExitCode = ExitCode.FAILED,
     ) -> None:
+        """``command`` is what the hint ends with: a command line to paste, which no line break gets into."""
         super().__init__(message)
         self.message = message
         self.code = code
         self.hint = hint
+        self.command = command
         self.details = details
         self.exit_code = exit_code
 
@@ -42,5 +45,5 @@ class CommandError(Exception):
 class Interrupted(CommandError):
     """Ctrl-C: what goes on without us, and how to stop it."""
 
-    def __init__(self, message: str = "interrupted", hint: str | None = None) -> None:
-        super().__init__(message, code="interrupted", hint=hint, exit_code=ExitCode.INTERRUPTED)
+    def __init__(self, message: str = "interrupted", hint: str | None = None, *, command: str | None = None) -> None:
+        super().__init__(message, code="interrupted", hint=hint, command=command, exit_code=ExitCode.INTERRUPTED)

@@ -4,7 +4,6 @@ import errno
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from types import ModuleType
 
 from typer import Abort
 from typer.exceptions import TyperException
@@ -23,9 +22,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     standard_streams.ensure_open()
     arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     _escape_what_cannot_be_encoded()
-    # httpx imports a command line of its own where it can, with pygments: every command would wait for it. An empty
-    # module in its place is what httpx handles as "not installed".
-    sys.modules.setdefault("httpx._main", ModuleType("httpx._main"))
     failure: CommandError | None = None
     code = ExitCode.OK
     try:
@@ -85,9 +81,9 @@ def _explained(error: Exception) -> CommandError:
 def _misused(error: TyperException) -> CommandError:
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "aigw"
-    # Where typer has pydantic check a value, the message says so in words that mean nothing to an operator.
-    message = error.format_message().replace("Value error, ", "")
-    return CommandError(message, code="usage", hint=f"'{command} --help' shows how", exit_code=ExitCode.USAGE)
+    return CommandError(
+        error.format_message(), code="usage", hint=f"'{command} --help' shows how", exit_code=ExitCode.USAGE
+    )
 
 
 def _tell(failure: CommandError, *, as_json: bool) -> None:

@@ -1,5 +1,6 @@
 """Fetches a model and shows how far it is: a bar in a terminal, a line per tenth elsewhere, NDJSON on demand."""
 
+import shlex
 from collections.abc import Iterable, Iterator
 
 from rich.progress import (
@@ -18,6 +19,7 @@ from aigw_cli.render.pull import done_line, step
 from aigw_cli.render.text import clean
 from aigw_cli.screen import Screen
 from aigw_daemon.control.client import ControlClient
+from aigw_daemon.control.codec import plain
 from aigw_daemon.control.schema import PullEvent, PullRequest
 
 _WIDE = 70
@@ -33,12 +35,10 @@ def pull(client: ControlClient, screen: Screen, request: PullRequest, *, event: 
     try:
         last = _shown(steps, screen, event)
     except KeyboardInterrupt:
-        through = f" --backend {clean(request.backend)}" if request.backend else ""
-        again = "resumes it" if steps.resumable else "starts it from the beginning"
-        hint = f"'aigw pull {clean(request.model)}{through}' {again}"
-        raise Interrupted("interrupted: the pull is cancelled", hint=hint) from None
+        hint = "to resume:" if steps.resumable else "to start from the beginning:"
+        raise Interrupted("interrupted: the pull is cancelled", hint=hint, command=command_line(request)) from None
     if last is None or last.phase not in {"done", "failed"}:
-        raise CommandError(f"the pull of {clean(request.model)} broke off", hint="'aigw logs daemon' may say why")
+        raise CommandError(f"the pull of {clean(request.model)} was cut off", hint="'aigw logs daemon' may say why")
     if last.error is not None:
         raise from_problem(last.error)
     if last.phase == "failed":
@@ -60,6 +60,19 @@ class _Steps:
             yield event
 
 
+def command_line(request: PullRequest) -> str:
+    """The command that asks for the same again, to be pasted into a shell."""
+    options = {
+        "--sha256": request.sha256,
+        "--name": request.name,
+        "--profile": request.profile,
+        "--backend": request.backend,
+    }
+    words = [word for name, value in options.items() if value is not None for word in (name, value)]
+    insecure = ["--insecure"] if request.insecure else []
+    return shlex.join(["aigw", "pull", *(clean(word) for word in (request.model, *words)), *insecure])
+
+
 def _shown(events: Iterable[PullEvent], screen: Screen, mark: str | None) -> PullEvent | None:
     if screen.as_json:
         return _as_records(events, screen, mark)
@@ -69,7 +82,7 @@ def _shown(events: Iterable[PullEvent], screen: Screen, mark: str | None) -> Pul
 def _as_records(events: Iterable[PullEvent], screen: Screen, mark: str | None) -> PullEvent | None:
     last: PullEvent | None = None
     for last in events:
-        screen.record(({"event": mark} if mark else {}) | last.model_dump(mode="json"))
+        screen.record(({"event": mark} if mark else {}) | plain(last))
     return last
 
 

@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
-from pydantic import BaseModel
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
 from rich.text import Text
 
 from aigw_cli.render.look import PLAIN_WIDTH, Look
+from aigw_daemon.control.codec import plain
 
 _REDRAWS_PER_SECOND = 8
 _NARROWEST = 40
@@ -53,11 +52,11 @@ class Screen:
 
     def document(self, value: Any) -> None:
         """Print one JSON document."""
-        self._write(json.dumps(_plain(value), indent=2))
+        self._write(json.dumps(plain(value), indent=2))
 
     def record(self, value: Any) -> None:
         """Print one line of NDJSON, and send it off at once: somebody may be waiting for it."""
-        self._write(json.dumps(_plain(value)))
+        self._write(json.dumps(plain(value)))
 
     @contextmanager
     def live(self, *, full: bool = False) -> Iterator[Callable[[Iterable[RenderableType]], None]]:
@@ -65,6 +64,9 @@ class Screen:
 
         ``full`` takes the whole terminal and gives it back as it was; else what was drawn last is wiped at the end.
         """
+        # Only a screen that is redrawn needs it, and it takes its time to import.
+        from rich.live import Live  # noqa: PLC0415
+
         live = Live(
             console=self.console,
             screen=full,
@@ -100,7 +102,3 @@ class Screen:
 
     def _draws_glyphs(self) -> bool:
         return (self.console.encoding or "").lower().replace("-", "").startswith("utf")
-
-
-def _plain(value: Any) -> Any:
-    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value

@@ -20,6 +20,8 @@ class Outcome(StrEnum):
     READY = "ready"
     """It is, or was until it stopped for idleness or made way: a request starts it again."""
     FAILED = "failed"
+    UNREACHABLE = "unreachable"
+    """A URL that aigw doesn't run doesn't answer: nothing to wait for, and perhaps nothing that is missed."""
     ENDED = "ended"
     """Somebody else stopped it, or took it out of the profile."""
 
@@ -27,8 +29,10 @@ class Outcome(StrEnum):
 class Wait:
     """What one command waits for: the gateway and the backends in ``names``. Fed with every status that comes."""
 
-    def __init__(self, names: Collection[str], begun: Status) -> None:
+    def __init__(self, names: Collection[str], begun: Status, *, strict: bool = False) -> None:
+        """``strict``: an unreachable URL is a failure even where another backend can serve."""
         self.names = names
+        self._strict = strict
         self._profile = begun.profile
         self._reached: set[str] = set()
         self.last = begun
@@ -54,8 +58,17 @@ class Wait:
 
     @property
     def failed(self) -> list[BackendStatus]:
-        """Those that failed."""
-        return [b for b in self._awaited() if self.outcome(b.name) is Outcome.FAILED]
+        """Those that failed; unreachable URLs are among them with ``strict``, and where nothing else can serve."""
+        failed = {Outcome.FAILED}
+        if self._strict or not any(can_serve(backend) for backend in self.last.backends):
+            failed.add(Outcome.UNREACHABLE)
+        return [b for b in self._awaited() if self.outcome(b.name) in failed]
+
+    @property
+    def waiting(self) -> list[str]:
+        """What is still waited for, the gateway included."""
+        gateway = ["gateway"] if gateway_outcome(self.last) is Outcome.WAITING else []
+        return [*gateway, *(name for name in self.names if self.outcome(name) is Outcome.WAITING)]
 
     @property
     def ended(self) -> dict[str, str]:
@@ -92,7 +105,7 @@ def outcome(backend: BackendStatus) -> Outcome:
         case State.FAILED:
             return Outcome.FAILED
         case State.UNREACHABLE:
-            return Outcome.FAILED if backend.probed else Outcome.WAITING
+            return Outcome.UNREACHABLE if backend.probed else Outcome.WAITING
         case _:
             return Outcome.WAITING
 
@@ -106,6 +119,11 @@ def gateway_outcome(status: Status) -> Outcome:
             return Outcome.FAILED
         case _:
             return Outcome.WAITING
+
+
+def can_serve(backend: BackendStatus) -> bool:
+    """Whether requests are answered by it, or start it."""
+    return outcome(backend) is Outcome.READY or backend.state == State.STOPPED
 
 
 def began_again(status: Status, names: Collection[str]) -> list[BackendStatus]:

@@ -2,18 +2,22 @@
 
 import time
 from collections.abc import Collection, Iterator
+from itertools import chain
 
 from rich.text import Text
 
 from aigw_cli.explain import went_away
 from aigw_cli.failure import CommandError, ExitCode, Interrupted
-from aigw_cli.render.up import change_line, progress_lines, summary
+from aigw_cli.render.text import clean
+from aigw_cli.render.up import change_line, interrupted_lines, progress_lines, summary
 from aigw_cli.screen import Screen
 from aigw_cli.settle import Wait, wanted
 from aigw_daemon.control.client import ControlClient
+from aigw_daemon.control.codec import plain
 from aigw_daemon.control.schema import BackendStatus, Status
 from aigw_daemon.words import State
 
+_GOING = frozenset({State.DRAINING, State.STOPPING})
 _REMINDER = 15.0
 """Seconds after which a plain log says again what is being waited for."""
 
@@ -22,20 +26,20 @@ Names = Collection[str] | None
 """Which backends are shown; None means all."""
 
 
-def follow_to_ready(client: ControlClient, screen: Screen, begun: Status, named: Collection[str]) -> ExitCode:
+def follow_to_ready(
+    client: ControlClient, screen: Screen, begun: Status, named: Collection[str], *, strict: bool = False
+) -> ExitCode:
     """Watch until each backend of ``named`` (none: all that are wanted), and the gateway, is ready or can't be.
 
-    ``begun`` is the daemon's answer to the request. Prints the way there and the summary. Answers FAILED when one
-    failed or was ended by somebody else. Raises Interrupted on Ctrl-C: the daemon goes on without us.
+    ``begun`` is the daemon's answer to the request; ``strict`` as in `Wait`. Prints the way there and the summary.
+    Answers FAILED when one failed or was ended by somebody else. Raises Interrupted on Ctrl-C: the daemon goes on
+    without us.
     """
-    began, wait = time.monotonic(), Wait(wanted(begun, named), begun)
+    began, wait = time.monotonic(), Wait(wanted(begun, named), begun, strict=strict)
     try:
         over = _followed(_until_over(client.watch(), wait), screen, wait.names) is not None
     except KeyboardInterrupt:
-        raise Interrupted(
-            "interrupted: it goes on in the background",
-            hint="'aigw status --watch' shows how far it is; 'aigw down' stops it",
-        ) from None
+        raise _interrupted(screen, wait) from None
     if not over or not wait.take(wait.last):
         raise went_away()
     if wait.last.daemon.stopping:
@@ -44,10 +48,20 @@ def follow_to_ready(client: ControlClient, screen: Screen, begun: Status, named:
     return _finish(wait, screen, time.monotonic() - began)
 
 
+def _interrupted(screen: Screen, wait: Wait) -> Interrupted:
+    """Leave the last state on the screen, and say what goes on."""
+    if screen.interactive and not screen.as_json:
+        screen.show(interrupted_lines(wait.last, wait.names, screen.look))
+    going = ", ".join(clean(name) for name in wait.waiting)
+    said = f"still starting in the background: {going}" if going else "everything goes on in the background"
+    hint = "'aigw status --watch' shows the progress; 'aigw down' stops everything"
+    return Interrupted(f"interrupted; {said}", hint=hint)
+
+
 def _finish(wait: Wait, screen: Screen, seconds: float) -> ExitCode:
     if screen.as_json:
         failed, ended = [backend.name for backend in wait.failed], list(wait.ended)
-        result = {"ok": wait.succeeded, "failed": failed, "ended": ended, "status": wait.last.model_dump(mode="json")}
+        result = {"ok": wait.succeeded, "failed": failed, "ended": ended, "status": plain(wait.last)}
         screen.record({"event": "result"} | result)
     else:
         if not screen.interactive:
@@ -57,14 +71,24 @@ def _finish(wait: Wait, screen: Screen, seconds: float) -> ExitCode:
 
 
 def show_changes(statuses: Iterator[Status], screen: Screen) -> None:
-    """Show every backend's way through these statuses, to their end: how `down` goes."""
-    _followed(statuses, screen, None)
+    """Show how `down` goes, to the end of these statuses: that a backend was ready before is no news."""
+    if screen.interactive and not screen.as_json:
+        _as_view(statuses, screen, None)
+        return
+    seen: dict[str, str] = {}
+    if (first := next(statuses, None)) is not None:
+        seen = {b.name: _step(b) for b in first.supervised if b.state not in _GOING}
+        statuses = chain([first], statuses)
+    if screen.as_json:
+        _as_records(statuses, screen, None, seen)
+    else:
+        _as_lines(statuses, screen, None, seen)
 
 
 def _followed(statuses: Iterator[Status], screen: Screen, names: Names) -> Status | None:
     if screen.as_json:
-        return _as_records(statuses, screen, names)
-    return _as_view(statuses, screen, names) if screen.interactive else _as_lines(statuses, screen, names)
+        return _as_records(statuses, screen, names, {})
+    return _as_view(statuses, screen, names) if screen.interactive else _as_lines(statuses, screen, names, {})
 
 
 def _until_over(statuses: Iterator[Status], wait: Wait) -> Iterator[Status]:
@@ -83,8 +107,7 @@ def _as_view(statuses: Iterator[Status], screen: Screen, names: Names) -> Status
     return last
 
 
-def _as_lines(statuses: Iterator[Status], screen: Screen, names: Names) -> Status | None:
-    seen: dict[str, str] = {}
+def _as_lines(statuses: Iterator[Status], screen: Screen, names: Names, seen: dict[str, str]) -> Status | None:
     last: Status | None = None
     told = time.monotonic()
     for last in statuses:
@@ -96,8 +119,7 @@ def _as_lines(statuses: Iterator[Status], screen: Screen, names: Names) -> Statu
     return last
 
 
-def _as_records(statuses: Iterator[Status], screen: Screen, names: Names) -> Status | None:
-    seen: dict[str, str] = {}
+def _as_records(statuses: Iterator[Status], screen: Screen, names: Names, seen: dict[str, str]) -> Status | None:
     told: dict[str, str] = {}
     last: Status | None = None
     for last in statuses:

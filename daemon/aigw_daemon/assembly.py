@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from aigw_daemon.control import server
+from aigw_daemon.control.announce import announce
 from aigw_daemon.control.changes import Changes
 from aigw_daemon.control.operations import Ending, Operations, Parts
 from aigw_daemon.control.problems import Refusal
@@ -119,10 +120,17 @@ class Daemon:
             inherited=[socket.socket(fileno=number) for number in inherited],
         )
 
-    async def run(self, *, on_ready: Callable[[], None], serve: bool = False, profile: str | None = None) -> Ending:
+    async def run(
+        self,
+        *,
+        on_ready: Callable[[], None],
+        serve: bool = False,
+        profile: str | None = None,
+        say: Callable[[str], None] | None = None,
+    ) -> Ending:
         """Serve the control API until stopped. ``on_ready`` is called once it answers.
 
-        ``serve`` does at once what `aigw up` would ask for.
+        ``serve`` does at once what `aigw up` would ask for; ``say`` is then told what is served.
         """
         async with self._puller, asyncio.TaskGroup() as tasks:
             background = [
@@ -141,6 +149,9 @@ class Daemon:
                 background.append(tasks.create_task(keep_findable(self._home, self._move), name="findable"))
                 on_ready()
                 background.append(tasks.create_task(self._take_up(serve, profile), name="take-up"))
+                if serve and say is not None:
+                    watching = announce(self._operations.watch(), say)
+                    background.append(tasks.create_task(watching, name="announcement"))
                 ending = await self._ending
                 self._changes.close()
             # Cancelled, not stopped: whatever still runs is to be found by the next daemon.

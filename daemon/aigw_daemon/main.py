@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from aigw_daemon import standard_streams
+from aigw_daemon.control.codec import plain
 from aigw_daemon.control.schema import Problem
 from aigw_daemon.daemon_log import DaemonLog
 from aigw_daemon.home import Home, HomeError
@@ -127,7 +128,10 @@ async def _run(home: Home, options: argparse.Namespace, lock: int) -> int:
         leftovers = await daemon.stop_leftovers()
         return EXIT_FAILED if not _say(str(leftovers)) or leftovers.unkillable else 0
     ending = await daemon.run(
-        on_ready=lambda: _tell(options.ready_fd, {"ready": True}), serve=options.up, profile=options.profile
+        on_ready=lambda: _tell(options.ready_fd, {"ready": True}),
+        serve=options.up,
+        profile=options.profile,
+        say=_announce if options.foreground else None,
     )
     if ending is Ending.RESTART:
         return _exec_in_place(options, lock, daemon.detach_listeners())
@@ -194,10 +198,18 @@ def _unwritten(trouble: OSError) -> int:
 
 
 def _give_up(ready_fd: int | None, problem: Problem) -> NoReturn:
-    _tell(ready_fd, {"error": problem.model_dump()})
+    _tell(ready_fd, {"error": plain(problem)})
     with suppress(OSError):
         sys.stderr.write(f"aigwd: {problem.message}\n" + (f"  {problem.hint}\n" if problem.hint else ""))
     sys.exit(EXIT_FAILED)
+
+
+def _announce(text: str) -> None:
+    """To whoever sits at this terminal. Model names are an engine's: none reaches it raw (rule S12)."""
+    shown = "".join(each if each.isprintable() or each == "\n" else ascii(each)[1:-1] for each in text)
+    with suppress(OSError):  # a terminal that has gone
+        sys.stdout.write(f"\n{shown}\n\n")
+        sys.stdout.flush()
 
 
 def _tell(ready_fd: int | None, message: object) -> None:

@@ -212,6 +212,12 @@ def peek(path: Path) -> Document | None:
     return None
 
 
+def rewrite(home: Home, **changes: Any) -> None:
+    """Change fields of the document while no daemon runs; the caller holds the lock. Raises StateError and OSError."""
+    document = _load(home.state_file, home.state / "instance")
+    write_whole(home.state_file, _encode(msgspec.structs.replace(document, **changes)))
+
+
 class _Header(msgspec.Struct):
     """The one field that every version of the file has."""
 

@@ -1,8 +1,7 @@
 """The version of this aigw, and of what it writes for a later one to read."""
 
-from importlib.metadata import version
-
-AIGW_VERSION = version("aigw")
+AIGW_VERSION = "0.1.0"
+"""The build reads it from here: looking it up in the installed package would hold up every command."""
 
 STATE_VERSION = 1
 """Of the state file. A newer aigw migrates, an older one refuses with a sentence."""

@@ -50,5 +50,8 @@ class EngineKind(StrEnum):
     """The one that aigw runs for its cache; no profile declares it, and nothing is routed to it."""
 
 
+GATEWAY: Final = "gateway"
+"""The gateway worker's name, beside those of backends: of its process and its log."""
+
 REGEX_MARK: Final = "~"
 """A route's name that starts with it is a regular expression for the whole name that is asked for."""

@@ -6,6 +6,7 @@ Only the standard library is imported: these scripts run before anything is inst
 import contextlib
 import errno
 import fcntl
+import os
 import shutil
 import subprocess
 import sys
@@ -13,11 +14,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from tests.support.engines import environment_without_checkout
+from tests.support.engines import CHECKOUT, environment_without_checkout
 
 TAIL_LINES = 25
 """How much of a failed command's output is shown: enough for a compiler's or pip's last words."""
-
+LOG = CHECKOUT / ".setup.log"
+"""What the commands of set-ups said."""
+LONGEST_LOG = 5_000_000
+"""Bytes; a longer log is begun anew."""
 
 NO_NETWORK = (
     "Failed to establish a new connection",
@@ -52,27 +56,29 @@ def stage(title: str) -> Iterator[None]:
 
 
 def run(argv: Sequence[str | Path], *, cwd: Path | None = None) -> None:
-    """Runs a command. A terminal sees its progress live; what it said of errors is shown only if it fails.
+    """Runs a command, with its output in the log of the set-up; what it said is shown only if it fails.
 
     Raises SetupError when the command is missing or its exit status isn't 0.
     """
-    live = sys.stdout.isatty()
-    try:
-        done = subprocess.run(
-            [str(part) for part in argv],
-            cwd=cwd,
-            env=environment_without_checkout(),
-            stdin=subprocess.DEVNULL,
-            stdout=None if live else subprocess.PIPE,
-            stderr=subprocess.PIPE if live else subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            check=False,
-        )
-    except OSError as error:
-        raise SetupError(f"cannot run {argv[0]}: {error.strerror}") from error
-    if done.returncode != 0:
-        raise SetupError(failure(argv, done.returncode, done.stderr if live else done.stdout))
+    with LOG.open("ab+") as log:
+        if log.tell() > LONGEST_LOG:
+            log.truncate(0)
+        begun = log.seek(0, os.SEEK_END)
+        try:
+            done = subprocess.run(
+                [str(part) for part in argv],
+                cwd=cwd,
+                env=environment_without_checkout(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                check=False,
+            )
+        except OSError as error:
+            raise SetupError(f"cannot run {argv[0]}: {error.strerror}") from error
+        if done.returncode != 0:
+            log.seek(begun)
+            raise SetupError(failure(argv, done.returncode, log.read().decode(errors="replace")))
 
 
 def failure(argv: Sequence[str | Path], status: int, output: str) -> str:
@@ -86,7 +92,8 @@ def failure(argv: Sequence[str | Path], status: int, output: str) -> str:
         )
     tail = "\n".join(output.splitlines()[-TAIL_LINES:])
     command = " ".join(str(part) for part in argv)
-    return f"{tail}\ncannot go on: this command ended with status {status}:\n  {command}".lstrip()
+    sentence = f"cannot go on: this command ended with status {status}; its whole output is in {LOG}:\n  {command}"
+    return f"{tail}\n{sentence}".lstrip()
 
 
 def no_space(where: str) -> str:

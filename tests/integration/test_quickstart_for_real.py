@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.checkout_copy import CheckoutCopy, copy_checkout
 
-QUESTION = "In one sentence: what is a language model?\n"
+QUESTION = "3/3  In one sentence: what is a language model?\n"
 
 
 class Newcomer:

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from aigw_daemon.control.client import Refused
+from aigw_daemon.control.codec import plain
 from tests.support.aigw import free_port
 from tests.support.fast_upstream import FastUpstream
 from tests.support.living import Living, fast_profile, is_gone
@@ -104,5 +105,5 @@ async def test_a_profile_that_broke_while_the_daemon_was_away_leaves_the_worker_
 
 def unchanged(status: object) -> object:
     """What of a status may not change by itself."""
-    content = status.model_dump()  # type: ignore[attr-defined]
+    content = plain(status)
     return content["profile"], content["gateway"], [(one["name"], one["state"]) for one in content["backends"]]

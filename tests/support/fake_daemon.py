@@ -17,8 +17,7 @@ from http.server import BaseHTTPRequestHandler
 from typing import Any, cast
 from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import BaseModel
-
+from aigw_daemon.control.codec import encoded, plain
 from aigw_daemon.control.schema import Problem
 from aigw_daemon.home import Home
 
@@ -34,6 +33,7 @@ PATHS = frozenset(
         ("GET", "/v1/cache/stats"),
         ("GET", "/v1/cache/answers/{key}"),
         ("GET", "/v1/profiles"),
+        ("GET", "/v1/names"),
         ("POST", "/v1/route"),
         ("POST", "/v1/up"),
         ("POST", "/v1/down"),
@@ -93,7 +93,7 @@ class FakeDaemon:
 
     def refuses(self, request: str, problem: Problem, status: int = 409) -> None:
         """Script a refusal."""
-        self._add(request, _Answer(status, ({"error": problem.model_dump()},), streamed=False))
+        self._add(request, _Answer(status, ({"error": plain(problem)},), streamed=False))
 
     def answer_to(self, asked: Asked) -> _Answer:
         """The next scripted answer."""
@@ -101,7 +101,7 @@ class FakeDaemon:
         script = self._script.get(f"{asked.method} {asked.path}")
         if script is None:
             problem = Problem(code="unscripted", message=f"nothing is scripted for {asked.method} {asked.path}")
-            return _Answer(500, ({"error": problem.model_dump()},), streamed=False)
+            return _Answer(500, ({"error": plain(problem)},), streamed=False)
         return script.popleft() if len(script) > 1 else script[0]
 
     def vanish(self) -> None:
@@ -175,10 +175,4 @@ class _Handler(BaseHTTPRequestHandler):
 def _text(line: Any) -> str:
     if isinstance(line, str):
         return line
-    return json.dumps(_plain(line))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
-    return [_plain(item) for item in value] if isinstance(value, list) else value
+    return encoded(line)

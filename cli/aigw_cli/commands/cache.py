@@ -6,9 +6,11 @@ import typer
 
 from aigw_cli import completion
 from aigw_cli.commands.options import AsJson
+from aigw_cli.examples import EXAMPLES
 from aigw_cli.failure import ExitCode
+from aigw_cli.program import Command, examples
 
-app = typer.Typer(rich_markup_mode=None, help="Answers that are kept.")
+app = typer.Typer(rich_markup_mode=None, help="Inspect and clear the response cache.")
 
 Model = Annotated[
     str | None,
@@ -19,17 +21,17 @@ Model = Annotated[
 OlderThan = Annotated[
     str | None, typer.Option("--older-than", metavar="AGE", help="Only answers older than this, such as 30s or 10m.")
 ]
-Key = Annotated[str, typer.Argument(metavar="KEY", help="The header x-aigw-cache-key, or how it begins.")]
+Key = Annotated[str, typer.Argument(metavar="KEY", help="Value of the header x-aigw-cache-key, or a unique prefix.")]
 
 
 @app.callback()
 def cache_commands() -> None:
-    """Answers that are kept."""
+    """Inspect and clear the response cache."""
 
 
-@app.command()
+@app.command("stats", cls=Command, epilog=examples(*EXAMPLES["cache stats"]))
 def stats(as_json: AsJson = False) -> ExitCode:
-    """Show what the cache did and holds, and how its Redis is."""
+    """Show cache statistics and the state of its Redis."""
     import time
 
     from aigw_cli.render.cache import stats_lines
@@ -46,9 +48,9 @@ def stats(as_json: AsJson = False) -> ExitCode:
     return ExitCode.OK
 
 
-@app.command()
+@app.command("clear", cls=Command, epilog=examples(*EXAMPLES["cache clear"]))
 def clear(model: Model = None, older_than: OlderThan = None, as_json: AsJson = False) -> ExitCode:
-    """Forget kept answers: all, or those of a model and of an age."""
+    """Clear the response cache: everything, or by model and age."""
     from aigw_cli.render.cache import cleared_line
     from aigw_cli.screen import Screen
     from aigw_cli.session import daemon
@@ -65,9 +67,9 @@ def clear(model: Model = None, older_than: OlderThan = None, as_json: AsJson = F
     return ExitCode.OK
 
 
-@app.command()
+@app.command("show", cls=Command, epilog=examples(*EXAMPLES["cache show"]))
 def show(key: Key, as_json: AsJson = False) -> ExitCode:
-    """Show one kept answer: its origin, age and text."""
+    """Show one cached response: its origin, age and text."""
     from aigw_cli.render.cache import answer_lines
     from aigw_cli.screen import Screen
     from aigw_cli.session import daemon

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 import typer
 
 from aigw_cli.commands.options import AsJson
+from aigw_cli.examples import EXAMPLES
 from aigw_cli.failure import CommandError, ExitCode
+from aigw_cli.program import Command, examples
 
 if TYPE_CHECKING:
     from aigw_daemon.control.client import ControlClient
@@ -15,15 +17,15 @@ if TYPE_CHECKING:
 BACK_TIMEOUT = 30.0
 """Seconds the new program may take to answer."""
 
-app = typer.Typer(rich_markup_mode=None, help="The daemon itself.")
+app = typer.Typer(rich_markup_mode=None, help="Manage the daemon.")
 
 
 @app.callback()
 def daemon_commands() -> None:
-    """The daemon itself."""
+    """Manage the daemon."""
 
 
-@app.command()
+@app.command("restart", cls=Command, epilog=examples(*EXAMPLES["daemon restart"]))
 def restart(as_json: AsJson = False) -> ExitCode:
     """Replace the daemon's program in place; engines and gateway go on."""
     from aigw_cli.render.text import clean
@@ -40,7 +42,7 @@ def restart(as_json: AsJson = False) -> ExitCode:
     if as_json:
         screen.document(fresh)
     else:
-        said = f"aigwd {clean(fresh.version)} took over (PID {fresh.pid}); engines and gateway went on"
+        said = f"aigwd {clean(fresh.version)} took over (PID {fresh.pid}); engines and gateway kept running"
         screen.show([said])
     return ExitCode.OK
 

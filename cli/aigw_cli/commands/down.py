@@ -31,8 +31,8 @@ def down(force: Force = False, as_json: AsJson = False) -> ExitCode:
     try:
         said = _forced(screen) if force else _asked(screen)
     except KeyboardInterrupt:
-        hint = "'aigw status' shows whether it is over"
-        raise Interrupted("interrupted: the stop goes on in the background", hint=hint) from None
+        hint = "'aigw status' shows the progress"
+        raise Interrupted("interrupted; the stop continues in the background", hint=hint) from None
     if as_json:
         screen.record({"event": "result", "ok": True, "message": said})
     else:
@@ -49,7 +49,7 @@ def _asked(screen: "Screen") -> str:
         try:
             _stop(client, screen)
         except DaemonNotRunning:
-            return stop_all() or "aigwd was not running; nothing that it left runs any more"
+            return stop_all() or "aigwd was not running; no process of it is left"
     return "everything is stopped"
 
 

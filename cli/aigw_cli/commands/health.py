@@ -7,7 +7,7 @@ WELL = "ok"
 
 
 def health(as_json: AsJson = False) -> ExitCode:
-    """Say whether all is well; the exit code is 0 only then."""
+    """Check overall health. Exits 0 only if everything is healthy."""
     from aigw_cli.render.health import health_lines
     from aigw_cli.screen import Screen
     from aigw_cli.session import daemon

@@ -1,7 +1,6 @@
 """`aigw logs`: what a backend, the gateway or the daemon wrote."""
 
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,13 +16,12 @@ Of = Annotated[
     str,
     typer.Argument(metavar="BACKEND", help="A backend, 'gateway' or 'daemon'.", autocompletion=completion.logs),
 ]
-Follow = Annotated[bool, typer.Option("--follow", "-f", help="Stay, and show what follows.")]
+Follow = Annotated[bool, typer.Option("--follow", "-f", help="Keep running and show new entries.")]
 Lines = Annotated[int, typer.Option("--lines", "-n", metavar="N", min=0, help="How many of the last lines.")]
 
 
 def logs(backend: Of, follow: Follow = False, lines: Lines = 200, as_json: AsJson = False) -> ExitCode:
     """Show the log of a backend, of the gateway or of the daemon."""
-    from aigw_cli.explain import went_away
     from aigw_cli.screen import Screen
     from aigw_cli.session import daemon
     from aigw_daemon.control.client import DaemonNotRunning, DaemonSuspended, DaemonUnreachable
@@ -32,18 +30,20 @@ def logs(backend: Of, follow: Follow = False, lines: Lines = 200, as_json: AsJso
     with daemon() as client:
         try:
             _show(client.log(backend, lines=lines, follow=follow), screen)
-        except (DaemonNotRunning, DaemonSuspended, DaemonUnreachable) as error:
-            # Why it doesn't answer stands in its own log, which needs nobody to be read; following it needs somebody.
-            if backend != "daemon" or (follow and not isinstance(error, DaemonNotRunning)):
+        except (DaemonNotRunning, DaemonSuspended, DaemonUnreachable):
+            # What was written needs nobody to be read; following it needs somebody.
+            _show_written(backend, lines, screen)
+            if follow:
                 raise
-            _show(_written(lines), screen)
             return ExitCode.OK
     if follow:
+        from aigw_cli.explain import went_away
+
         raise went_away()
     return ExitCode.OK
 
 
-def _show(lines: Iterator[str], screen: "Screen") -> None:
+def _show(lines: Iterable[str], screen: "Screen") -> None:
     from rich.text import Text
 
     from aigw_cli.render.text import clean, drawn_last
@@ -55,15 +55,13 @@ def _show(lines: Iterator[str], screen: "Screen") -> None:
             screen.show([Text(clean(drawn_last(line)), overflow="fold")])
 
 
-def _written(count: int) -> Iterator[str]:
-    """The last lines of the daemon's log, read from its file."""
-    from aigw_daemon.control.client import DaemonNotRunning
+def _show_written(name: str, count: int, screen: "Screen") -> None:
+    """Without a daemon, the log needs nobody to be read; why the daemon isn't running may stand in its own."""
+    from aigw_cli.postmortem import say_so
+    from aigw_daemon.control.postmortem import DAEMON, log_lines
     from aigw_daemon.home import Home
 
-    try:
-        with Home.from_environment().daemon_log.open(encoding="utf-8", errors="replace", newline="\n") as log:
-            last = deque(log, maxlen=count)
-    except FileNotFoundError:
-        raise DaemonNotRunning("aigwd is not running, and never was: there is no log") from None
-    for line in last:
-        yield line.rstrip("\n")
+    lines = log_lines(Home.from_environment(), name, count)
+    if name != DAEMON:
+        say_so(screen)
+    _show(lines, screen)

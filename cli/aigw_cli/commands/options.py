@@ -10,10 +10,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON; one object per
 
 Backends = Annotated[
     list[str] | None,
-    typer.Argument(metavar="BACKEND", help="Names of the profile; none means all.", autocompletion=completion.backends),
+    typer.Argument(metavar="BACKEND", help="Backend names; default: all.", autocompletion=completion.backends),
 ]
 
-Now = Annotated[bool, typer.Option("--now", help="Don't let running requests finish first.")]
+Now = Annotated[bool, typer.Option("--now", help="Don't wait for requests in flight.")]
 
 ProfileName = Annotated[
     str | None,

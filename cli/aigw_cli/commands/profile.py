@@ -6,12 +6,15 @@ import typer
 
 from aigw_cli import completion
 from aigw_cli.commands.options import AsJson
+from aigw_cli.examples import EXAMPLES
 from aigw_cli.failure import CommandError, ExitCode
+from aigw_cli.program import Command, examples
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from aigw_daemon.control.schema import ProfileInfo
+    from aigw_cli.screen import Screen
+    from aigw_daemon.control.schema import ProfileInfo, Status
 
 app = typer.Typer(rich_markup_mode=None, help="Profiles: what runs, and how requests are routed.")
 
@@ -25,7 +28,7 @@ def profile_commands() -> None:
     """Profiles: what runs, and how requests are routed."""
 
 
-@app.command(name="list")
+@app.command("list", cls=Command, epilog=examples(*EXAMPLES["profile list"]))
 def list_profiles(as_json: AsJson = False) -> ExitCode:
     """List your own and the shipped profiles."""
     from aigw_cli.render.profiles import profile_lines
@@ -34,37 +37,55 @@ def list_profiles(as_json: AsJson = False) -> ExitCode:
     screen = Screen(as_json=as_json)
     profiles = _profiles()
     if as_json:
-        screen.document([profile.model_dump(mode="json") for profile in profiles])
+        screen.document(profiles)
     else:
         screen.show(profile_lines(profiles, screen.look))
     return ExitCode.OK
 
 
-@app.command()
+@app.command("use", cls=Command, epilog=examples(*EXAMPLES["profile use"]))
 def use(profile: Which, as_json: AsJson = False) -> ExitCode:
-    """Switch: stop what is not wanted, start what is new."""
+    """Switch to a profile."""
     from aigw_cli.paths import absolute_profile
     from aigw_cli.screen import Screen
     from aigw_cli.session import daemon
     from aigw_cli.waiting import follow_to_ready
+    from aigw_daemon.control.client import DaemonNotRunning
     from aigw_daemon.words import State
 
-    screen = Screen(as_json=as_json)
+    screen, place = Screen(as_json=as_json), absolute_profile(profile) or profile
     with daemon() as client:
-        with screen.busy("switching"):
-            status = client.use_profile(absolute_profile(profile) or profile)
+        try:
+            with screen.busy("switching"):
+                status = client.use_profile(place)
+        except DaemonNotRunning:
+            return _keep_choice(place, screen)
         if status.gateway.state != State.STOPPED:
             return follow_to_ready(client, screen, status, [])
-    if as_json:
-        screen.record({"event": "result", "ok": True, "failed": [], "status": status.model_dump(mode="json")})
+    return _chosen(screen, status)
+
+
+def _keep_choice(place: str, screen: "Screen") -> ExitCode:
+    from aigw_daemon.control.unattended import choose_profile
+    from aigw_daemon.home import Home
+
+    choose_profile(Home.from_environment(), place)
+    return _chosen(screen, None)
+
+
+def _chosen(screen: "Screen", status: "Status | None") -> ExitCode:
+    from aigw_daemon.control.codec import plain
+
+    if screen.as_json:
+        screen.record({"event": "result", "ok": True, "failed": [], "status": plain(status)})
     else:
-        screen.show(["the profile is chosen; nothing runs yet: 'aigw up' starts it"])
+        screen.show(["the profile is chosen: 'aigw up' starts it"])
     return ExitCode.OK
 
 
-@app.command()
+@app.command("validate", cls=Command, epilog=examples(*EXAMPLES["profile validate"]))
 def validate(profile: Which, as_json: AsJson = False) -> ExitCode:
-    """Check a profile's file: all its errors at once."""
+    """Check a profile's file and report all errors."""
     from aigw_cli.render.text import clean
     from aigw_cli.screen import Screen
     from aigw_daemon.profile.load import load
@@ -79,7 +100,7 @@ def validate(profile: Which, as_json: AsJson = False) -> ExitCode:
     return ExitCode.OK
 
 
-@app.command()
+@app.command("show", cls=Command, epilog=examples(*EXAMPLES["profile show"]))
 def show(profile: Which, as_json: AsJson = False) -> ExitCode:
     """Print a profile's file."""
     from rich.text import Text

@@ -10,13 +10,14 @@ from aigw_cli.failure import ExitCode
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="A model of the profile, or pypi:…, https://…, file:… or a path.")
 ]
-Sha256 = Annotated[str | None, typer.Option("--sha256", metavar="HEX", help="The checksum that the file must have.")]
-Name = Annotated[str | None, typer.Option("--name", metavar="NAME", help="Keep it under this name.")]
+Sha256 = Annotated[str | None, typer.Option("--sha256", metavar="HEX", help="Expected SHA-256 of the file.")]
+Name = Annotated[str | None, typer.Option("--name", metavar="NAME", help="Name to store the model under.")]
 Through = Annotated[
-    str | None, typer.Option("--backend", metavar="NAME", help="Have this Ollama pull it: MODEL is its name there.")
+    str | None,
+    typer.Option("--backend", metavar="NAME", help="Pull through this Ollama; MODEL is its name there."),
 ]
 Insecure = Annotated[
-    bool, typer.Option("--insecure", help="With --backend: from a registry without TLS or a valid certificate.")
+    bool, typer.Option("--insecure", help="With --backend: allow a registry without TLS or a valid certificate.")
 ]
 
 

@@ -5,7 +5,7 @@ from aigw_cli.failure import ExitCode
 
 
 def restart(backends: Backends = None, now: Now = False, as_json: AsJson = False) -> ExitCode:
-    """Stop and start backends, and wait for ready."""
+    """Restart backends and wait until they are ready."""
     from aigw_cli.render.up import stopping
     from aigw_cli.screen import Screen
     from aigw_cli.session import daemon
@@ -16,4 +16,4 @@ def restart(backends: Backends = None, now: Now = False, as_json: AsJson = False
     with daemon() as client:
         with screen.busy(stopping(now=now)):
             status = client.restart(names, now=now)
-        return follow_to_ready(client, screen, status, names)
+        return follow_to_ready(client, screen, status, names, strict=bool(names))

@@ -23,22 +23,22 @@ NEEDS = ("vision", "tools")
 
 Model = Annotated[
     str,
-    typer.Argument(metavar="MODEL", help="The name that a client would ask for.", autocompletion=completion.models),
+    typer.Argument(metavar="MODEL", help="The model name in the request.", autocompletion=completion.models),
 ]
 AssumeDown = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="BACKEND", help="As if this backend were down; repeatable.", autocompletion=completion.backends
+        metavar="BACKEND", help="Assume that this backend is down; repeatable.", autocompletion=completion.backends
     ),
 ]
-Needs = Annotated[str, typer.Option(metavar="NEEDS", help=f"What the request needs: {' or '.join(NEEDS)}, or both.")]
-Explain = Annotated[bool, typer.Option("--explain", help="Show what was skipped as well, every reason and limit.")]
+Needs = Annotated[str, typer.Option(metavar="NEEDS", help=f"Capabilities needed: {' or '.join(NEEDS)}, or both.")]
+Explain = Annotated[bool, typer.Option("--explain", help="Show skipped candidates, reasons and limits, too.")]
 
 
 def route(
     model: Model,
     *,
-    endpoint: Annotated[Endpoint, typer.Option(help="As if a request came there.")] = Endpoint.CHAT,
+    endpoint: Annotated[Endpoint, typer.Option(help="Endpoint of the request.")] = Endpoint.CHAT,
     needs: Needs = "",
     assume_down: AssumeDown = None,
     explain: Explain = False,
@@ -74,9 +74,10 @@ def _unknown(model: str, nearest: list[str], *, as_json: bool) -> ExitCode:
     """The answer itself says it in JSON; a person gets the sentence, with the names that are near."""
     if as_json:
         return ExitCode.UNKNOWN_NAME
+    meant = f"did you mean {', '.join(nearest)}? " if nearest else ""
     raise CommandError(
         f"no route, backend or pattern knows the model {model!r}",
         code="unknown_model",
-        hint=f"did you mean {', '.join(nearest)}?" if nearest else "'aigw status' lists the models",
+        hint=f"{meant}'aigw status --models' lists every name",
         exit_code=ExitCode.UNKNOWN_NAME,
     )

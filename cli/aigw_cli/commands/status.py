@@ -15,27 +15,45 @@ if TYPE_CHECKING:
 REDIAL = 0.3
 """Seconds between two looks for a daemon that went away."""
 
-Watch = Annotated[bool, typer.Option("--watch", "-w", help="Stay, and show every change.")]
+Watch = Annotated[bool, typer.Option("--watch", "-w", help="Keep running and show every change.")]
 
 
-def status(watch: Watch = False, as_json: AsJson = False) -> ExitCode:
+Models = Annotated[bool, typer.Option("--models", "-m", help="List every model name that clients can ask for.")]
+
+
+def status(watch: Watch = False, models: Models = False, as_json: AsJson = False) -> ExitCode:
     """Show the daemon, the gateway and every backend."""
-    from aigw_cli.explain import went_away
     from aigw_cli.render.status import status_lines
     from aigw_cli.screen import Screen
     from aigw_cli.session import daemon
     from aigw_daemon.version import AIGW_VERSION
 
+    if watch and models:
+        raise typer.BadParameter("choose one of --watch and --models")
     screen = Screen(as_json=as_json)
     with daemon() as client:
         if watch:
+            from aigw_cli.explain import went_away
+
             _follow(client, screen)
             raise went_away()
-        if as_json:
+        if models:
+            _list_names(client, screen)
+        elif as_json:
             screen.document(client.status())
         else:
             screen.show(status_lines(client.status(), screen.look, AIGW_VERSION))
     return ExitCode.OK
+
+
+def _list_names(client: "ControlClient", screen: "Screen") -> None:
+    from aigw_cli.render.names import name_lines
+
+    names = client.names()
+    if screen.as_json:
+        screen.document(names)
+    else:
+        screen.show(name_lines(names, screen.look))
 
 
 def _follow(client: "ControlClient", screen: "Screen") -> None:

@@ -13,13 +13,19 @@ if TYPE_CHECKING:
     from aigw_daemon.control.schema import Status, UpRequest
     from aigw_daemon.home import Home
 
-Foreground = Annotated[bool, typer.Option("--foreground", help="Stay on this terminal; Ctrl-C stops everything.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Exit 1 also if a URL that aigw doesn't run is unreachable.")]
+Foreground = Annotated[bool, typer.Option("--foreground", help="Run in the foreground; Ctrl-C stops everything.")]
 
 
 def up(
-    backends: Backends = None, profile: ProfileName = None, foreground: Foreground = False, as_json: AsJson = False
+    backends: Backends = None,
+    *,
+    profile: ProfileName = None,
+    strict: Strict = False,
+    foreground: Foreground = False,
+    as_json: AsJson = False,
 ) -> ExitCode:
-    """Start all that the profile declares, and wait for ready."""
+    """Start every backend in the profile and wait until it is ready."""
     from aigw_cli.paths import absolute_profile
     from aigw_cli.screen import Screen
     from aigw_cli.session import daemon
@@ -41,7 +47,7 @@ def up(
     brought = ensure_daemon(home)
     with daemon() as client:
         status = _started(client, screen, request, brought=brought and for_this)
-        return follow_to_ready(client, screen, status, names)
+        return follow_to_ready(client, screen, status, names, strict=strict or bool(names))
 
 
 def _started(client: "ControlClient", screen: "Screen", request: "UpRequest", *, brought: bool) -> "Status":

@@ -12,7 +12,7 @@ Name = Annotated[str, typer.Argument(metavar="BACKEND", help="A backend.", autoc
 
 
 def why(backend: Name, as_json: AsJson = False) -> ExitCode:
-    """Say why a backend is where it is, and what to do about it."""
+    """Explain a backend's state and suggest the next step."""
     from aigw_cli.render.why import why_lines
     from aigw_cli.screen import Screen
     from aigw_cli.session import daemon

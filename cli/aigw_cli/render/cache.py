@@ -2,8 +2,8 @@
 
 from rich.text import Text
 
-from aigw_cli.render.look import Column, Look, Row, fit, hanging, packed, table
-from aigw_cli.render.text import clean, duration, file_size, lines_of, memory
+from aigw_cli.render.look import LABEL, Column, Look, Row, fitted, hanging, labelled
+from aigw_cli.render.text import clean, counted, duration, file_size, lines_of, memory
 from aigw_daemon.control.cache_schema import (
     CacheAnswer,
     CacheClear,
@@ -26,19 +26,18 @@ COLUMNS = (
     Column("TIME-SAVED", right=True),
 )
 _GIVE_WAY = ("SIZE", "STORED", "COALESCED", "TIME-SAVED", "TOKENS-SAVED")
-_LABEL = 9
 
 
 def stats_lines(stats: CacheStatistics, look: Look, now: float) -> list[Text]:
     """The whole screen. ``now`` is seconds since the epoch."""
     total, tier, mode = stats.total, stats.memory, clean(stats.mode)
-    held = f"{_counted(tier.entries, 'answer')}  {memory(tier.bytes)} of {memory(tier.limit_bytes)}"
-    saved = f"{_counted(total.saved_tokens, 'token')}  {duration(total.saved_seconds)} of engines' time"
+    held = [counted(tier.entries, "answer"), f"{memory(tier.bytes)} of {memory(tier.limit_bytes)}"]
+    saved = [counted(total.saved_tokens, "token"), f"{duration(total.saved_seconds)} of engine time"]
     lines = [
-        _labelled("cache", mode if mode == "off" else f"{mode}  kept for {duration(stats.ttl_s)}"),
-        _labelled("since", f"{duration(now - stats.since)} ago  {_requests(total)}"),
-        _labelled("saved", saved),
-        _labelled("memory", held),
+        *labelled("cache", [mode] if mode == "off" else [mode, f"kept for {duration(stats.ttl_s)}"], look),
+        *labelled("since", [f"{duration(now - stats.since)} ago", *_requests(total)], look),
+        *labelled("saved", saved, look),
+        *labelled("memory", held, look),
         *_redis(stats.redis, look),
     ]
     if not stats.models:
@@ -52,19 +51,19 @@ def cleared_line(told: CacheCleared, asked: CacheClear) -> Text:
     older = f" older than {duration(asked.older_than)}" if asked.older_than is not None else ""
     if not told.removed:
         return Text(f"no answer{of}{older} was kept")
-    return Text(f"removed {_counted(told.removed, 'answer')}{of}{older}")
+    return Text(f"removed {counted(told.removed, 'answer')}{of}{older}")
 
 
 def answer_lines(answer: CacheAnswer, look: Look) -> list[Text]:
     """One kept answer, and what it says."""
-    form = "  streamed" if answer.stream else ""
+    form = ["streamed"] if answer.stream else []
     lines = [
-        _labelled("key", clean(answer.key)),
-        _labelled("model", clean(answer.model)),
-        _labelled("from", f"{clean(answer.backend)}/{clean(answer.upstream_model)}"),
-        _labelled("endpoint", f"{clean(answer.endpoint)}{form}"),
-        _labelled("kept", f"{duration(answer.age_s)} ago  {duration(answer.ttl_left_s)} left"),
-        _labelled("size", "  ".join(_size(answer))),
+        *labelled("key", [clean(answer.key)], look),
+        *labelled("model", [clean(answer.model)], look),
+        *labelled("from", [f"{clean(answer.backend)}/{clean(answer.upstream_model)}"], look),
+        *labelled("endpoint", [clean(answer.endpoint), *form], look),
+        *labelled("kept", [f"{duration(answer.age_s)} ago", f"{duration(answer.ttl_left_s)} left"], look),
+        *labelled("size", _size(answer), look),
     ]
     text = [line for part in lines_of(answer.text) for line in hanging(part, look.width, indent="  ") or [Text()]]
     return [*lines, Text(), *text] if text else lines
@@ -82,31 +81,30 @@ def _size(answer: CacheAnswer) -> list[str]:
 
 def _redis(redis: CacheRedis | None, look: Look) -> list[Text]:
     if redis is None:
-        return [_labelled("redis", "none")]
+        return labelled("redis", ["none"], look)
     word, glyph, style = ("connected", "●", "green") if redis.connected else ("not connected", "✗", "yellow")
     line = Text(word if look.plain else f"{glyph} {word}", style=style)
     facts = [clean(redis.where)]
     if redis.entries is not None:
-        facts.append(_counted(redis.entries, "answer"))
+        facts.append(counted(redis.entries, "answer"))
     if redis.bytes is not None:
         facts.append(memory(redis.bytes) + (f" of {memory(redis.limit_bytes)}" if redis.limit_bytes else ""))
     if redis.unanswered:
-        facts.append(f"{_counted(redis.unanswered, 'look')} unanswered")
+        facts.append(f"{counted(redis.unanswered, 'lookup')} unanswered")
     if redis.unstored:
-        facts.append(f"{_counted(redis.unstored, 'answer')} not stored")
-    lines = [_labelled("redis", line.append("  " + "  ".join(facts), style="default"))]
-    return lines + (hanging(redis.why, look.width, indent=" " * _LABEL, style=style) if redis.why else [])
+        facts.append(f"{counted(redis.unstored, 'answer')} not stored")
+    lines = labelled("redis", [line, *facts], look)
+    return lines + (hanging(redis.why, look.width, indent=" " * LABEL, style=style) if redis.why else [])
 
 
 def _models(models: list[CacheModel], look: Look) -> list[Text]:
     rows = [_row(model) for model in models]
-    columns, moved = fit(COLUMNS, _GIVE_WAY, rows, look.width)
-    heading, *body = table(columns, rows)
-    lines = [heading]
-    for row, line in zip(rows, body, strict=True):
-        facts = [f"{row[column.title].plain} {column.title.lower().replace('-', ' ')}" for column in moved]
-        lines += [line, *packed(facts, look.width, indent="  ")]
-    return lines
+    heading, body = fitted(COLUMNS, _GIVE_WAY, rows, look, _fact)
+    return [heading, *(line for row in body for line in row)]
+
+
+def _fact(title: str, value: str) -> str:
+    return f"{value} {title.lower().replace('-', ' ')}"
 
 
 def _row(model: CacheModel) -> Row:
@@ -124,20 +122,11 @@ def _row(model: CacheModel) -> Row:
     return {title: Text(value) for title, value in cells.items()}
 
 
-def _requests(total: CacheCounters) -> str:
+def _requests(total: CacheCounters) -> list[str]:
     count = total.hits + total.coalesced + total.misses
-    share = f"  {_percent(total.hit_rate)} without asking an engine" if count else ""
-    return f"{_counted(count, 'request')}{share}"
+    share = [f"{_percent(total.hit_rate)} served from cache"] if count else []
+    return [counted(count, "request"), *share]
 
 
 def _percent(rate: float | None) -> str:
     return "-" if rate is None else f"{100 * rate:.0f}%"
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def _labelled(label: str, value: Text | str) -> Text:
-    line = Text(no_wrap=True, overflow="ellipsis").append(f"{label:<{_LABEL}}", style="dim")
-    return line.append_text(value if isinstance(value, Text) else Text(value))

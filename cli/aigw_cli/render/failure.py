@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from rich.console import RenderableType
 from rich.text import Text
 
 from aigw_cli.failure import CommandError
@@ -10,14 +11,17 @@ from aigw_cli.render.look import Look, hanging
 _INDENT = "  "
 
 
-def failure_lines(failure: CommandError, look: Look) -> list[Text]:
+def failure_lines(failure: CommandError, look: Look) -> list[RenderableType]:
     """For a person, on standard error."""
+    lines: list[RenderableType]
     first, *rest = hanging(failure.message, look.width - len("aigw: "), indent="") or [Text()]
     lines = [Text("aigw: ", style="bold red").append_text(first), *(Text("      ").append_text(line) for line in rest)]
     for detail in _unsaid(failure):
         lines += hanging(detail, look.width, indent=_INDENT, further=_INDENT)
     if failure.hint:
         lines += hanging(failure.hint, look.width, indent=_INDENT, style="cyan")
+    if failure.command:
+        lines.append(_INDENT + failure.command)
     return lines
 
 
@@ -32,7 +36,7 @@ def as_document(failure: CommandError) -> dict[str, Any]:
     error = {
         "code": failure.code,
         "message": failure.message,
-        "hint": failure.hint,
+        "hint": " ".join(filter(None, (failure.hint, failure.command))) or None,
         "details": list(failure.details),
     }
     return {"error": error}

@@ -6,8 +6,8 @@ from typing import Any
 
 from rich.text import Text
 
-from aigw_cli.render.look import Column, Look, Row, hanging, state_style, state_text, table
-from aigw_cli.render.text import clean, duration
+from aigw_cli.render.look import Column, Look, Row, fitted, hanging, state_style, state_text
+from aigw_cli.render.text import clean, counted, duration
 from aigw_daemon.control.schema import HealthReport
 
 _VERDICTS = {"ok": "green", "degraded": "yellow"}
@@ -18,6 +18,8 @@ _COLUMNS = (
     Column("FOR", right=True),
     Column("MODELS", right=True),
 )
+
+_GIVE_WAY = ("ENGINE", "MODELS", "FOR")
 
 
 def health_lines(report: HealthReport, look: Look, now: float | None = None) -> list[Text]:
@@ -33,14 +35,23 @@ def health_lines(report: HealthReport, look: Look, now: float | None = None) -> 
 
 def _providers(providers: dict[str, Any], look: Look, now: float) -> list[Text]:
     facts = {name: value if isinstance(value, dict) else {} for name, value in providers.items()}
-    heading, *body = table(_COLUMNS, [_row(name, fact, look, now) for name, fact in facts.items()])
+    rows = [_row(name, fact, look, now) for name, fact in facts.items()]
+    heading, body = fitted(_COLUMNS, _GIVE_WAY, rows, look, _fact)
     lines = [heading]
-    for fact, line in zip(facts.values(), body, strict=True):
-        lines.append(line)
+    for fact, row in zip(facts.values(), body, strict=True):
+        lines += row
         if fact.get("why"):
             style = state_style(str(fact.get("state", "")))
             lines += hanging(str(fact["why"]), look.width, indent="  ", style=style)
     return lines
+
+
+def _fact(title: str, value: str) -> str:
+    if value == "-":
+        return ""
+    if title == "MODELS":
+        return counted(int(value), "model")
+    return f"for {value}" if title == "FOR" else value
 
 
 def _row(name: str, fact: dict[str, Any], look: Look, now: float) -> Row:

@@ -1,7 +1,7 @@
 """How things look: what a screen can show, the glyph and colour of each state, and columns that line up."""
 
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.text import Text
@@ -10,6 +10,8 @@ from aigw_cli.render.text import clean
 from aigw_daemon.words import State
 
 GAP = "  "
+LABEL = 9
+"""Width of the labels in front of facts."""
 PLAIN_WIDTH = 1_000_000
 """Plain text is for programs and log files: nothing is cut or wrapped."""
 
@@ -70,13 +72,54 @@ def natural_width(columns: Sequence[Column], rows: Sequence[Row]) -> int:
 def fit(
     columns: Sequence[Column], give_way: Sequence[str], rows: Sequence[Row], width: int
 ) -> tuple[list[Column], list[Column]]:
-    """The columns that a table of this width can hold, and those that move below the rows, in the order of titles."""
+    """The columns that a table of this width can hold, and those that move below the rows, in the order of titles.
+
+    Those in ``give_way`` move first, then the others from the right; the first column stays.
+    """
     kept = list(columns)
-    for title in give_way:
+    others = [column.title for column in reversed(columns[1:]) if column.title not in give_way]
+    for title in (*give_way, *others):
         if natural_width(kept, rows) <= width:
             break
         kept = [column for column in kept if column.title != title]
     return kept, [column for column in columns if column not in kept]
+
+
+def fitted(
+    columns: Sequence[Column],
+    give_way: Sequence[str],
+    rows: Sequence[Row],
+    look: Look,
+    fact: Callable[[str, str], str] = lambda _, value: value,
+) -> tuple[Text, list[list[Text]]]:
+    """A heading, and the lines of each row: the row itself, and below it the columns that don't fit.
+
+    ``fact`` makes a column's title and value a fact that can stand alone; an empty one isn't shown.
+    """
+    kept, moved = fit(columns, give_way, rows, look.width)
+    heading, *body = table(kept, rows)
+    below = ((fact(column.title, row[column.title].plain) for column in moved) for row in rows)
+    lines = [
+        [line, *packed(filter(None, facts), look.width, indent="  ")] for line, facts in zip(body, below, strict=True)
+    ]
+    return heading, lines
+
+
+def labelled(label: str, facts: Iterable[Text | str], look: Look, *, width: int = LABEL) -> list[Text]:
+    """Facts behind a label; those that don't fit go on below, beside the label's column."""
+    lines = [Text(f"{label:<{width}}", style="dim")]
+    for number, fact in enumerate(facts):
+        text = fact.copy() if isinstance(fact, Text) else Text(fact, style="not dim")
+        begun = lines[-1]
+        if number and begun.cell_len + len(GAP) + text.cell_len > look.width:
+            begun = Text(" " * width, style="dim")
+            lines.append(begun)
+        elif number:
+            begun.append(GAP)
+        begun.append_text(text)
+    for line in lines:
+        line.rstrip()
+    return lines
 
 
 def table(columns: Sequence[Column], rows: Sequence[Row]) -> list[Text]:
@@ -91,7 +134,8 @@ def _widths(columns: Sequence[Column], rows: Sequence[Row]) -> list[int]:
 
 
 def _line(columns: Sequence[Column], widths: Sequence[int], row: Row) -> Text:
-    line = Text(no_wrap=True, overflow="ellipsis")
+    # Only a name that is wider than the screen alone doesn't fit: it goes on on the next line.
+    line = Text(overflow="fold")
     for column, width in zip(columns, widths, strict=True):
         cell = row[column.title]
         blank = " " * (width - cell.cell_len)
@@ -114,8 +158,8 @@ def packed(parts: Iterable[str], width: int, *, indent: str, separator: str = " 
 def hanging(text: str, width: int, *, indent: str, further: str = "", style: str = "") -> list[Text]:
     """A sentence broken at blanks, every line indented, all but the first by ``further`` more.
 
-    Plain text stays on one line.
+    A word that is wider than the screen goes on on the next line. Plain text stays on one line.
     """
     room = max(20, width - len(indent))
-    lines = textwrap.wrap(clean(text), room, subsequent_indent=further, break_long_words=False, break_on_hyphens=False)
+    lines = textwrap.wrap(clean(text), room, subsequent_indent=further, break_on_hyphens=False)
     return [Text(indent).append(line, style=style) for line in lines]

@@ -2,7 +2,7 @@
 
 from rich.text import Text
 
-from aigw_cli.render.look import Column, Look, Row, hanging, table
+from aigw_cli.render.look import Column, Look, Row, fitted, hanging
 from aigw_cli.render.text import clean
 from aigw_daemon.control.schema import ProfileInfo
 
@@ -14,10 +14,11 @@ def profile_lines(profiles: list[ProfileInfo], look: Look) -> list[Text]:
     """One row per profile; its description and problems below."""
     if not profiles:
         return [Text("no profiles")]
-    heading, *body = table(_COLUMNS, [_row(profile) for profile in profiles])
+    rows = [_row(profile) for profile in profiles]
+    heading, body = fitted(_COLUMNS, ("FILE",), rows, look, lambda _, value: "" if value == "-" else value)
     lines = [heading]
-    for profile, line in zip(profiles, body, strict=True):
-        lines += [line, *_below(profile, look)]
+    for profile, row in zip(profiles, body, strict=True):
+        lines += [*row, *_below(profile, look)]
     return lines
 
 
@@ -38,5 +39,6 @@ def _below(profile: ProfileInfo, look: Look) -> list[Text]:
         lines += hanging(problem, look.width, indent="  ", style="red")
     more = len(profile.problems) - _PROBLEMS_SHOWN
     if more > 0:
-        lines.append(Text(f"  and {more} more: 'aigw profile validate {clean(profile.name)}'", style="red"))
+        rest = f"and {more} more: 'aigw profile validate {clean(profile.name)}'"
+        lines += hanging(rest, look.width, indent="  ", style="red")
     return lines

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 
 from rich.text import Text
 
-from aigw_cli.render.look import Column, Look, Row, hanging, packed, table
+from aigw_cli.render.look import Column, Look, Row, fitted, hanging, packed
 from aigw_cli.render.text import clean, duration
 from aigw_daemon.control.schema import CandidateInfo, HopLimits, RouteAnswer, RouteParameters
 
@@ -22,13 +22,13 @@ _MATCHED = {
 }
 """How a name was resolved; the word of a newer daemon is shown as it is."""
 _COLD = {
-    "wait": "a request waits for what must start",
-    "bridge": "while one starts, the next one answers",
-    "reject": "what must start answers 503, and starts",
+    "wait": "a request waits for a cold start",
+    "bridge": "while one starts, the next candidate answers",
+    "reject": "a backend that must start answers 503 and starts",
 }
 _OVERFLOW = {
-    "queue": "a request queues where all places are taken, and goes on where the queue is full",
-    "spill": "a request goes on at once where all places are taken",
+    "queue": "a full backend queues the request; a full queue passes it on to the next candidate",
+    "spill": "a full backend passes the request on to the next candidate at once",
 }
 _CHAT = "chat/completions"
 
@@ -39,7 +39,8 @@ def routing_lines(answer: RouteAnswer, look: Look, *, explain: bool) -> list[Tex
     shown = answer.candidates if explain or not kept else kept
     lines = [_title(answer)]
     if shown:
-        lines += [Text(), *table(_COLUMNS, _rows(shown))]
+        heading, rows = fitted(_COLUMNS, ("REASON", "MODEL"), _rows(shown), look)
+        lines += [Text(), heading, *(line for row in rows for line in row)]
     facts = [fact for fact in (_explained(answer, shown) if explain else _starts(kept)) if fact[1]]
     if facts:
         lines += [Text(), *_labelled(facts, look)]
@@ -60,13 +61,13 @@ def _title(answer: RouteAnswer) -> Text:
 def _end(answer: RouteAnswer, skipped: int, look: Look, *, left: bool) -> list[Text]:
     if answer.instead is not None:
         names = ", ".join(clean(name) for name in answer.instead)
-        done = f"nothing here does {clean(answer.endpoint)}"
-        said = f"{done}; models that do: {names}" if names else f"{done}, and no other model of the profile does either"
+        done = f"no candidate supports {clean(answer.endpoint)}"
+        said = f"{done}; models that do: {names}" if names else f"{done}, and no other model of the profile does"
         return [Text(), *hanging(said, look.width, indent="", style="red")]
     if not left:
-        said = "nothing could answer it, for the reasons above; 'aigw why BACKEND' says more of one"
+        said = "no candidate can answer, for the reasons above; 'aigw why BACKEND' explains one"
         return [Text(), *hanging(said, look.width, indent="", style="red")]
-    return [Text(), Text(f"{skipped} skipped: --explain says why", style="dim")] if skipped else []
+    return [Text(), Text(f"{skipped} skipped: --explain shows why", style="dim")] if skipped else []
 
 
 def _rows(candidates: list[CandidateInfo]) -> list[Row]:
@@ -109,7 +110,7 @@ def _starts(kept: Iterable[CandidateInfo]) -> Iterator[Fact]:
 
 def _start(limits: HopLimits) -> Iterator[str]:
     took = limits.last_start_s
-    yield f"its last start took {duration(took)}" if took is not None else "how long a start takes is not known yet"
+    yield f"last start took {duration(took)}" if took is not None else "start time not known yet"
     if limits.cold_timeout is not None:
         yield f"a request waits up to {duration(limits.cold_timeout)} for it"
 
@@ -129,13 +130,17 @@ def _limits(candidate: CandidateInfo, limits: HopLimits) -> Iterator[str]:
     if candidate.cold:
         yield from _start(limits)
     places = limits.max_concurrency
-    yield f"{limits.in_flight} of {places} places taken" if places else f"{limits.in_flight} in flight, no limit"
+    yield f"{limits.in_flight} of {places} slots in use" if places else f"{limits.in_flight} in flight, no limit"
     if places:
         yield f"{limits.waiting} of {limits.max_queue} waiting"
     first = limits.first_token_timeout
-    yield f"first token within {duration(first)}" if first is not None else "first token as long as it computes"
+    yield (
+        f"first token within {duration(first)}"
+        if first is not None
+        else "no first-token limit while the engine is computing"
+    )
     if limits.gap_timeout is not None:
-        yield f"still for at most {duration(limits.gap_timeout)}"
+        yield f"at most {duration(limits.gap_timeout)} between tokens"
 
 
 def _policies(answer: RouteAnswer) -> Iterator[Fact]:
@@ -150,12 +155,12 @@ def _policies(answer: RouteAnswer) -> Iterator[Fact]:
         yield "fields", list(_fields(answer.parameters))
     if answer.on_context_overflow:
         chain = (_hop(candidate) for candidate in answer.on_context_overflow)
-        yield "too long", ["a prompt that is too long goes to " + ", then ".join(chain)]
+        yield "too long", ["overlong prompts go to " + ", then ".join(chain)]
 
 
 def _request(answer: RouteAnswer) -> Iterator[str]:
     if answer.request_timeout is not None:
-        yield f"{duration(answer.request_timeout)} in all"
+        yield f"{duration(answer.request_timeout)} in total"
     if answer.max_attempts is not None:
         yield "1 attempt" if answer.max_attempts == 1 else f"at most {answer.max_attempts} attempts"
     if answer.queue_timeout is not None:
@@ -172,7 +177,7 @@ def _balance(answer: RouteAnswer) -> str:
 
 def _fields(parameters: RouteParameters) -> Iterator[str]:
     for name, value in parameters.defaults.items():
-        yield f"{clean(name)} = {clean(json.dumps(value))} unless it says otherwise"
+        yield f"{clean(name)} = {clean(json.dumps(value))} unless the request sets it"
     for name, value in parameters.override.items():
         yield f"{clean(name)} = {clean(json.dumps(value))} always"
     if parameters.drop:

@@ -2,8 +2,8 @@
 
 from rich.text import Text
 
-from aigw_cli.render.look import Column, Look, Row, fit, hanging, packed, state_style, state_text, table
-from aigw_cli.render.text import clean, duration, memory
+from aigw_cli.render.look import LABEL, Column, Look, Row, fitted, hanging, labelled, state_style, state_text
+from aigw_cli.render.text import clean, counted, duration, memory
 from aigw_daemon.control.schema import BackendStatus, CacheStatus, DaemonStatus, GatewayStatus, LoadedModel, Status
 from aigw_daemon.words import State
 
@@ -42,72 +42,85 @@ def status_lines(status: Status, look: Look, own_version: str) -> list[Text]:
 
 def gone_lines(status: Status, look: Look, own_version: str) -> list[Text]:
     """The daemon went away: what it said last, under a line that says so."""
-    said = "aigwd is gone; this goes on when it is back ('aigw up' starts it, Ctrl-C ends this). What it said last:"
+    said = "aigwd is not running; waiting for it ('aigw up' starts it, Ctrl-C quits). Last status:"
     return [*hanging(said, look.width, indent="", style="yellow"), Text(), *status_lines(status, look, own_version)]
 
 
 def _header(status: Status, look: Look, own_version: str) -> list[Text]:
-    lines = [
-        _labelled("profile", Text(clean(status.profile or "none is active"))),
-        _labelled("gateway", _gateway(status.gateway, look)),
-        _labelled("daemon", Text(_daemon(status.daemon))),
-    ]
-    if status.gateway.why:
-        lines[2:2] = hanging(status.gateway.why, look.width, indent=" " * 9, style=state_style(status.gateway.state))
+    lines = labelled("profile", [clean(status.profile or "none is active")], look)
+    if status.profile_edited:
+        lines += hanging(edited_sentence(status), look.width, indent=" " * LABEL, style="yellow")
+    lines += [*_gateway(status.gateway, look), *labelled("daemon", _daemon(status.daemon), look)]
     if status.daemon.version != own_version:
-        skew = f"this aigw is {own_version}: 'aigw daemon restart' brings the daemon to it"
-        lines += hanging(skew, look.width, indent=" " * 9, style="yellow")
+        skew = f"this aigw is {own_version}: 'aigw daemon restart' updates the daemon"
+        lines += hanging(skew, look.width, indent=" " * LABEL, style="yellow")
     for warning in status.daemon.warnings:
-        lines += hanging(warning, look.width, indent=" " * 9, style="yellow")
+        lines += hanging(warning, look.width, indent=" " * LABEL, style="yellow")
     return [*lines, *(_cache(status.cache, look) if status.cache is not None else [])]
 
 
-def _labelled(label: str, value: Text) -> Text:
-    return Text(no_wrap=True, overflow="ellipsis").append(f"{label:<9}", style="dim").append_text(value)
-
-
-def _gateway(gateway: GatewayStatus, look: Look) -> Text:
-    line = state_text(gateway.state, look)
+def _gateway(gateway: GatewayStatus, look: Look) -> list[Text]:
     facts = [clean(gateway.url or "")]
     if gateway.pid is not None:
         facts.append(f"PID {gateway.pid}")
     if gateway.restarts:
-        facts.append(_counted(gateway.restarts, "restart"))
-    return line.append("  ", style="not dim").append("  ".join(fact for fact in facts if fact), style="default")
+        facts.append(counted(gateway.restarts, "restart"))
+    lines = labelled("gateway", [state_text(gateway.state, look), *filter(None, facts)], look)
+    if gateway.why:
+        lines += hanging(gateway.why, look.width, indent=" " * LABEL, style=state_style(gateway.state))
+    return lines
+
+
+def edited_sentence(status: Status) -> str:
+    """What to do about a profile that was edited."""
+    return f"{status.profile_file} has changed since it was loaded: 'aigw up' applies it"
+
+
+def cache_sentence(cache: CacheStatus) -> str:
+    """What the cache keeps, and what turns that off."""
+    which = "answers, sampled ones too," if cache.mode == "on" else "deterministic answers"
+    kept = f"{which} are kept for {duration(cache.ttl_s)} and given again to an identical request"
+    return f"{kept}; 'x-aigw-cache: bypass' asks the engine, 'mode: off' keeps none"
 
 
 def _cache(cache: CacheStatus, look: Look) -> list[Text]:
     """Which answers are kept, and the Redis that they are kept in as well."""
-    line = Text(clean(cache.mode) if cache.mode == "off" else f"{clean(cache.mode)}  kept for {duration(cache.ttl_s)}")
+    facts: list[Text | str] = [clean(cache.mode), *_kept(cache)]
     redis = cache.redis
     if redis is None:
-        return [_labelled("cache", line)]
+        return labelled("cache", facts, look)
     server = redis.server
     if server is None:
         where = clean(redis.where)
-        lines = [_labelled("cache", line.append(f"  Redis {where}" if where else "  no Redis"))]
+        lines = labelled("cache", [*facts, f"Redis {where}" if where else "no Redis"], look)
     else:
-        facts = [f"PID {server.pid}" if server.pid is not None else "", memory(server.memory_bytes)]
-        facts += [_counted(server.restarts, "restart")] if server.restarts else []
-        state = state_text(server.state, look).append("  " + "  ".join(filter(None, facts)), style="default")
-        state.rstrip()
-        lines = [_labelled("cache", line.append("  Redis ").append_text(state)), *explanation(server, look)]
+        facts += [Text("Redis ").append_text(state_text(server.state, look))]
+        facts += [f"PID {server.pid}"] if server.pid is not None else []
+        facts += [memory(server.memory_bytes)] if server.memory_bytes is not None else []
+        facts += [counted(server.restarts, "restart")] if server.restarts else []
+        lines = [*labelled("cache", facts, look), *explanation(server, look)]
     for warning in redis.warnings:
         lines += hanging(warning, look.width, indent=_INDENT, style="yellow")
     return lines
 
 
-def _daemon(daemon: DaemonStatus) -> str:
-    return f"PID {daemon.pid}  version {clean(daemon.version)}  up {duration(daemon.uptime_s)}"
+def _kept(cache: CacheStatus) -> list[str]:
+    if cache.mode == "off":
+        return []
+    sampled = ["sampled answers too"] if cache.mode == "on" else []
+    return [f"kept for {duration(cache.ttl_s)}", *sampled, "'mode: off' keeps none"]
+
+
+def _daemon(daemon: DaemonStatus) -> list[str]:
+    return [f"PID {daemon.pid}", f"version {clean(daemon.version)}", f"up {duration(daemon.uptime_s)}"]
 
 
 def _backends(backends: list[BackendStatus], look: Look) -> list[Text]:
     rows = [_row(backend, look) for backend in backends]
-    columns, moved = fit(COLUMNS, _GIVE_WAY, rows, look.width)
-    heading, *body = table(columns, rows)
+    heading, body = fitted(COLUMNS, _GIVE_WAY, rows, look, _fact)
     lines = [heading]
-    for backend, row, line in zip(backends, rows, body, strict=True):
-        lines += [line, *_below(backend, row, moved, look)]
+    for backend, row in zip(backends, body, strict=True):
+        lines += [*row, *_in_memory(backend, look), *explanation(backend, look)]
     return lines
 
 
@@ -140,13 +153,6 @@ def _models(models: list[str], look: Look) -> str:
     return separator.join(clean(model) for model in models[:shown]) + (f"{blank}+{more}" if more > 0 else "")
 
 
-def _below(backend: BackendStatus, row: Row, moved: list[Column], look: Look) -> list[Text]:
-    facts = [
-        _fact(column.title, row[column.title].plain) for column in moved if row[column.title].plain not in {"-", "0"}
-    ]
-    return [*packed(facts, look.width, indent=_INDENT), *_in_memory(backend, look), *explanation(backend, look)]
-
-
 def _in_memory(backend: BackendStatus, look: Look) -> list[Text]:
     """What an engine with many models has loaded, and where: a line each."""
     return [
@@ -163,19 +169,17 @@ def _loaded(model: LoadedModel) -> str:
 
 
 def _fact(title: str, value: str) -> str:
+    if value in {"-", "0"}:
+        return ""
     match title:
         case "PID" | "GPU":
             return f"{title} {value}"
         case "RESTARTS":
-            return _counted(int(value), "restart")
+            return counted(int(value), "restart")
         case "IN-FLIGHT":
             return f"{value} in flight"
         case _:
             return value
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def explanation(backend: BackendStatus, look: Look) -> list[Text]:
@@ -188,7 +192,9 @@ def explanation(backend: BackendStatus, look: Look) -> list[Text]:
     if backend.state in _TROUBLED:
         lines += [log_line(line) for line in _evidence(backend)]
     if backend.stale:
-        advice = f"runs with older settings than the profile's: 'aigw restart {clean(backend.name)}' applies them"
+        advice = (
+            f"running with settings that differ from the profile's: 'aigw restart {clean(backend.name)}' applies them"
+        )
         lines += hanging(advice, look.width, indent=_INDENT, style="yellow")
     for warning in backend.warnings:
         lines += hanging(warning, look.width, indent=_INDENT, style="yellow")

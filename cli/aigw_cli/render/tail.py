@@ -5,41 +5,64 @@ from typing import Any
 
 from rich.text import Text
 
-from aigw_cli.render.look import GAP, Look, hanging
+from aigw_cli.render.look import GAP, Look, hanging, packed
 from aigw_cli.render.text import clean, milliseconds
 
-_WIDE = 100
-_TITLES = ("TIME", "STATUS", "MODEL", "BACKEND", "FIRST", "TOTAL", "TOKENS", "ERROR")
+_WIDTHS = {"TIME": 8, "STATUS": 6, "MODEL": 24, "BACKEND": 14, "FIRST": 6, "TOTAL": 6, "TOKENS": 9}
+_GIVE_WAY = ("FIRST", "TOKENS", "TOTAL", "BACKEND")
+"""Columns that move below their line, in this order, until the line fits."""
+_SHORTEST_MODEL = 16
+"""Columns move below before the names of models are cut shorter than this."""
+_LONGEST_MODEL = 48
 _RIGHT = frozenset({"STATUS", "FIRST", "TOTAL", "TOKENS"})
 _NOT_ASKED = frozenset({"hit", "coalesced"})
 """What the cache says where nobody asked the backend for this request."""
 _CLIENT_FAULT, _SERVER_FAULT = 400, 500
+_INDENT = " " * (_WIDTHS["TIME"] + len(GAP))
 
 
 def _columns(look: Look) -> dict[str, int]:
-    """Width of each column; on a narrow screen names are cut shorter, and the first byte's time is left out."""
-    names = 24 if look.plain or look.width >= _WIDE else max(10, (look.width - 44) // 2)
-    widths = {"TIME": 8, "STATUS": 6, "MODEL": names, "BACKEND": names // 2 + 2, "FIRST": 6, "TOTAL": 6, "TOKENS": 9}
-    if not look.plain and look.width < _WIDE:
-        del widths["FIRST"]
-    return widths
+    """The width of each column that the screen has room for. What is left over goes to the names."""
+    kept = dict(_WIDTHS)
+    for title in _GIVE_WAY:
+        if _room_for_model(kept, look) >= _SHORTEST_MODEL:
+            break
+        del kept[title]
+    if look.plain:
+        return kept
+    room = max(len("MODEL"), _room_for_model(kept, look))
+    return kept | {"MODEL": room if room < _WIDTHS["MODEL"] else max(_WIDTHS["MODEL"], min(room, _LONGEST_MODEL))}
+
+
+def _room_for_model(kept: dict[str, int], look: Look) -> int:
+    return look.width - sum(width + len(GAP) for title, width in kept.items() if title != "MODEL")
 
 
 def heading(look: Look) -> Text:
     """The titles, once at the top."""
-    cells = {title: Text(title) for title in _TITLES}
-    return _line(cells, look, style="dim")
+    return _line({title: Text(title) for title in (*_WIDTHS, "ERROR")}, look, style="dim")
 
 
 def record_lines(record: dict[str, Any], look: Look) -> list[Text]:
     """One finished request. Tokens are prompt and completion; attempts are told when one did not do.
 
-    Its error stands in the last column of plain text, and on a screen below the line, where it has room.
+    What has no column, or not enough room in it, stands below its line. The error is the last column of plain text.
     """
     error = str(record.get("error") or "")
-    line = _line(_cells(record) | {"ERROR": Text(clean(error))}, look)
-    below = hanging(error, look.width, indent=" " * 10, style="red") if error and not look.plain else []
-    return [line, *below]
+    cells = _cells(record)
+    line = _line(cells | {"ERROR": Text(clean(error))}, look)
+    if look.plain:
+        return [line]
+    columns = _columns(look)
+    moved = [_fact(title, cell.plain) for title, cell in cells.items() if cell.cell_len > columns.get(title, 0)]
+    below = hanging(error, look.width, indent=_INDENT, style="red") if error else []
+    return [line, *packed(filter(None, moved), look.width, indent=_INDENT), *below]
+
+
+def _fact(title: str, value: str) -> str:
+    if value == "-":
+        return ""
+    return {"FIRST": f"first byte after {value}", "TOKENS": f"{value} tokens"}.get(title, value)
 
 
 def _cells(record: dict[str, Any]) -> dict[str, Text]:

@@ -51,6 +51,11 @@ def duration(seconds: float | None) -> str:
     return f"{whole // _DAY}d{whole % _DAY // _HOUR:02}h"
 
 
+def counted(count: int, noun: str) -> str:
+    """``1 model``, ``2 models``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def milliseconds(value: float | None) -> str:
     """``0.8ms``, ``42ms``, and seconds from one second on, as `duration` writes them."""
     if value is None:

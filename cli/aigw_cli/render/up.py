@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping
 from rich.console import RenderableType
 from rich.text import Text
 
-from aigw_cli.render.look import Look, hanging, packed, state_text
-from aigw_cli.render.status import explanation
+from aigw_cli.render.look import LABEL, Look, hanging, labelled, packed, state_text
+from aigw_cli.render.status import cache_sentence, edited_sentence, explanation
 from aigw_cli.render.text import clean, duration
 from aigw_cli.settle import Outcome, Wait, gateway_outcome, outcome
 from aigw_daemon.control.schema import BackendStatus, Example, Status
@@ -23,17 +23,20 @@ _BODIES: Mapping[str, Mapping[str, object]] = {
 }
 """What a first request says at each endpoint, the most useful first."""
 _STATE_WIDTH = max(len(state) for state in State) + 2
+_SECONDS_WIDTH = 10
 
 
 def progress_lines(status: Status, names: Collection[str], look: Look) -> list[Text]:
     """The live view: one line per awaited backend, with its seconds in the state and its last log line."""
     backends = [b for b in status.supervised if b.name in names]
-    width = max([len("gateway"), *(len(clean(b.name)) for b in backends)])
+    # However long a name is, its state stays on the screen.
+    widest = max(len("gateway"), look.width - _STATE_WIDTH - _SECONDS_WIDTH)
+    width = min(widest, max([len("gateway"), *(len(clean(b.name)) for b in backends)]))
     gateway = status.gateway
     lines = [_progress("gateway".ljust(width), state_text(gateway.state, look), "", gateway.why)]
     for backend in backends:
         said = _said(backend)
-        name = clean(backend.name).ljust(width)
+        name = _shortened(clean(backend.name), width)
         lines.append(_progress(name, state_text(backend.state, look), duration(backend.since_s), said))
     return lines
 
@@ -42,6 +45,10 @@ def _said(backend: BackendStatus) -> str | None:
     """Why it failed, or does so for now; else how far it is."""
     troubled = backend.state == State.STARTING and backend.why
     return backend.why if troubled or outcome(backend) is Outcome.FAILED else backend.progress or backend.why
+
+
+def _shortened(name: str, width: int) -> str:
+    return name.ljust(width) if len(name) <= width else f"{name[: width - 1]}…"
 
 
 def _progress(name: str, state: Text, seconds: str, said: str | None) -> Text:
@@ -61,7 +68,18 @@ def change_line(backend: BackendStatus) -> Text:
 
 def stopping(*, now: bool) -> str:
     """What is shown while backends are being stopped."""
-    return "stopping" if now else "stopping; running requests may finish first (--now does not wait for them)"
+    return "stopping" if now else "draining requests in flight (--now skips this)"
+
+
+def interrupted_lines(status: Status, names: Collection[str], look: Look) -> list[Text]:
+    """Where each awaited backend was when the waiting ended early; failures with what shows them."""
+    lines = progress_lines(status, [], look)
+    for backend in status.supervised:
+        if backend.name in names:
+            lines += progress_lines(status, [backend.name], look)[1:]
+            if outcome(backend) is Outcome.FAILED:
+                lines += explanation(backend, look)
+    return lines
 
 
 def summary(wait: Wait, seconds: float, look: Look) -> list[RenderableType]:
@@ -74,6 +92,8 @@ def summary(wait: Wait, seconds: float, look: Look) -> list[RenderableType]:
     serving = [b for b in status.backends if b.state in SERVING]
     if serving:
         lines += [Text(), *_invitation(status, serving, look)]
+    if status.profile_edited:
+        lines += [Text(), *hanging(edited_sentence(status), look.width, indent="", style="yellow")]
     return [*lines, Text(), *_next(_commands(wait, serving), look)]
 
 
@@ -85,11 +105,15 @@ def _commands(wait: Wait, serving: list[BackendStatus]) -> list[str]:
 
 def _results(wait: Wait, seconds: float, look: Look) -> list[Text]:
     lines: list[Text] = []
-    ended = wait.ended
+    ended, failed = wait.ended, {backend.name for backend in wait.failed}
     for backend in wait.last.supervised:
         if backend.name not in wait.names:
             continue
-        line = Text(f"{clean(backend.name)}  ").append_text(state_text(backend.state, look))
+        reached = outcome(backend)
+        state = state_text(backend.state, look)
+        if reached is Outcome.UNREACHABLE and backend.name not in failed:
+            state.stylize("yellow")
+        line = Text(f"{clean(backend.name)}  ").append_text(state)
         if backend.state in SERVING:
             line.append(f"  {_taken(backend, seconds)}", style="dim")
         lines.append(line)
@@ -97,7 +121,7 @@ def _results(wait: Wait, seconds: float, look: Look) -> list[Text]:
             continue
         if backend.parted:
             lines += hanging(f"{backend.why or 'stopped'}; a request starts it", look.width, indent="  ", style="dim")
-        elif outcome(backend) is Outcome.FAILED or backend.state == State.DEGRADED:
+        elif reached in {Outcome.FAILED, Outcome.UNREACHABLE} or backend.state == State.DEGRADED:
             lines += explanation(backend, look)
     for name, why in ended.items():
         lines += hanging(f"{name}: {why}", look.width, indent="", further="  ", style="yellow")
@@ -113,13 +137,11 @@ def _taken(backend: BackendStatus, seconds: float) -> str:
 def _invitation(status: Status, serving: list[BackendStatus], look: Look) -> list[RenderableType]:
     url = api_url(status)
     models = sorted({model for backend in serving for model in backend.models})
-    lines: list[RenderableType] = [Text("Gateway  ", style="dim").append(clean(url), style="default bold")]
-    if not models:
-        return lines
-    shown = [clean(model) for model in models[:_MODELS_SHOWN]]
-    more = [f"and {len(models) - _MODELS_SHOWN} more: {clean(url)}/models"] if len(models) > _MODELS_SHOWN else []
-    for number, line in enumerate(packed([*shown, *more], look.width - 9, indent="", separator=", ", style="")):
-        lines.append(Text("Models   " if number == 0 else " " * 9, style="dim").append_text(line))
+    lines: list[RenderableType] = [*labelled("Gateway", [Text(clean(url), style="bold")], look)]
+    lines += _listed("Models", models, url, look)
+    lines += _listed("Routes", status.routes, url, look)
+    if status.cache is not None and status.cache.mode != "off":
+        lines += _labelled_sentence("Cache", cache_sentence(status.cache), look)
     examples = [backend.example for backend in serving if backend.example is not None]
     if not examples:
         return lines
@@ -129,6 +151,24 @@ def _invitation(status: Status, serving: list[BackendStatus], look: Look) -> lis
 def _usefulness(example: Example) -> tuple[int, str]:
     known = list(_BODIES)
     return known.index(example.endpoint) if example.endpoint in known else len(known), example.model
+
+
+def _listed(label: str, names: list[str], url: str, look: Look) -> list[Text]:
+    shown = [clean(name) for name in names[:_MODELS_SHOWN]]
+    more = [f"and {len(names) - _MODELS_SHOWN} more: {clean(url)}/models"] if len(names) > _MODELS_SHOWN else []
+    lines = packed([*shown, *more], look.width - LABEL, indent="", separator=", ", style="")
+    return [
+        Text((label if number == 0 else "").ljust(LABEL), style="dim").append(line.plain, style="not dim")
+        for number, line in enumerate(lines)
+    ]
+
+
+def _labelled_sentence(label: str, sentence: str, look: Look) -> list[Text]:
+    lines = hanging(sentence, look.width - LABEL, indent="")
+    return [
+        Text((label if number == 0 else "").ljust(LABEL), style="dim").append(line.plain, style="not dim")
+        for number, line in enumerate(lines)
+    ]
 
 
 def api_url(status: Status) -> str:
@@ -148,16 +188,20 @@ def curl_lines(url: str, example: Example) -> list[str]:
 
 
 def _after_success(serving: list[BackendStatus]) -> list[str]:
-    log = [f"aigw logs {clean(serving[0].name)} -f"] if serving else []
+    log = [f"aigw logs {clean(backend.name)} -f" for backend in serving if backend.managed][:1]
     return ["aigw status", *log, "aigw tail", "aigw down"]
 
 
 def _after_failure(failed: list[BackendStatus]) -> list[str]:
-    name = clean(failed[0].name)
-    return [f"aigw logs {name}", f"aigw restart {name}", "aigw status"]
+    """A URL that somebody else runs has no log here, and nothing to restart."""
+    first = next((backend for backend in failed if backend.managed), failed[0])
+    name = clean(first.name)
+    if not first.managed:
+        return [f"aigw why {name}", "aigw status"]
+    return [f"aigw why {name}", f"aigw logs {name}", f"aigw restart {name}", "aigw status"]
 
 
 def _next(commands: list[str], look: Look) -> list[Text]:
-    first, *rest = packed(commands, look.width - 9, indent="", separator="   ", style="")
-    head = Text("Next     ", style="dim").append_text(first)
-    return [head, *(Text(" " * 9).append_text(line) for line in rest)]
+    first, *rest = packed(commands, look.width - LABEL, indent="", separator="   ", style="")
+    head = Text("Next".ljust(LABEL), style="dim").append(first.plain, style="not dim")
+    return [head, *(Text(" " * LABEL).append_text(line) for line in rest)]

@@ -3,7 +3,7 @@
 from aigw_daemon.control.schema import Message
 
 
-class CacheCounters(Message):
+class CacheCounters(Message, frozen=True):
     """What the cache did, for one model or for all, since the gateway worker began."""
 
     hits: int = 0
@@ -19,13 +19,13 @@ class CacheCounters(Message):
     """The part of the requests for which no engine was asked, from 0 to 1; None while there were none."""
 
 
-class CacheModel(CacheCounters):
+class CacheModel(CacheCounters, frozen=True, kw_only=True):
     """One model, by the name that clients use."""
 
     model: str
 
 
-class CacheMemory(Message):
+class CacheMemory(Message, frozen=True):
     """The answers in the gateway's own process."""
 
     entries: int
@@ -33,7 +33,7 @@ class CacheMemory(Message):
     limit_bytes: int
 
 
-class CacheRedis(Message):
+class CacheRedis(Message, frozen=True):
     """The Redis behind it, as the gateway meets it."""
 
     where: str
@@ -51,7 +51,7 @@ class CacheRedis(Message):
     """Answers that could not be put into it."""
 
 
-class CacheStatistics(Message):
+class CacheStatistics(Message, frozen=True, kw_only=True):
     """``aigw cache stats``."""
 
     mode: str
@@ -65,7 +65,7 @@ class CacheStatistics(Message):
     redis: CacheRedis | None = None
 
 
-class CacheClear(Message):
+class CacheClear(Message, frozen=True):
     """Forget answers: all, or those of a model and of an age."""
 
     model: str | None = None
@@ -73,13 +73,13 @@ class CacheClear(Message):
     older_than: float | None = None
 
 
-class CacheCleared(Message):
+class CacheCleared(Message, frozen=True):
     """How many answers were removed."""
 
     removed: int
 
 
-class CacheAnswer(Message):
+class CacheAnswer(Message, frozen=True):
     """``aigw cache show``: one kept answer."""
 
     key: str

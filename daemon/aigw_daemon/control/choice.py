@@ -40,7 +40,7 @@ def load_profile(home: Home, name_or_path: str) -> Chosen:
     except ProfileError as error:
         problems = [str(problem) for problem in error.problems]
         message = f"the profile {path} has {len(problems)} problem{'s' if len(problems) > 1 else ''}"
-        hint = "nothing was changed: mend the file and ask again"
+        hint = "nothing was changed: fix the file and try again"
         raise Refusal(422, "invalid_profile", message, hint=hint, details=problems) from error
 
 
@@ -110,7 +110,7 @@ def unknown_backend(name: str, choices: Sequence[str]) -> Refusal:
 def unwritten(path: Path, error: OSError) -> Refusal:
     """What the next daemon has to know can't be written."""
     message = f"cannot write {path}: {error.strerror}; a new daemon would not find the engines that run now"
-    return Refusal(409, "state_unwritten", message, hint="make room there, then ask again; all goes on meanwhile")
+    return Refusal(409, "state_unwritten", message, hint="free space there, then try again; everything keeps running")
 
 
 def port_taken(taken: PortTaken, owner: PortOwner | None, free: int | None) -> Refusal:

@@ -7,15 +7,15 @@ HTTP over the Unix socket of the home (`wire`). Every failure is a `ControlError
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from urllib.parse import quote
-
-from pydantic import TypeAdapter
 
 from aigw_daemon.control import wire
 from aigw_daemon.control.cache_schema import CacheAnswer, CacheClear, CacheCleared, CacheStatistics
+from aigw_daemon.control.codec import converted, decoded, plain
 from aigw_daemon.control.schema import (
     HealthReport,
+    NameInfo,
     Problem,
     ProfileInfo,
     PullEvent,
@@ -39,7 +39,7 @@ __all__ = [
     "Refused",
 ]
 
-_profiles = TypeAdapter(list[ProfileInfo])
+T = TypeVar("T")
 
 
 class Refused(ControlError):
@@ -66,21 +66,21 @@ class ControlClient:
 
     def status(self) -> Status:
         """Everything at a glance."""
-        return Status.model_validate(self._ask("GET", "/status"))
+        return self._ask(Status, "GET", "/status")
 
     def watch(self) -> Iterator[Status]:
         """A status at every change, and at least every second, until the caller stops reading."""
         for line in self._lines("GET", "/watch"):
-            yield Status.model_validate_json(line)
+            yield _understood(line, Status)
 
     def up(self, request: UpRequest) -> Status:
         """Switch to the profile if one is named, start what it asks for, and answer without waiting for ready."""
-        return Status.model_validate(self._ask("POST", "/up", request.model_dump()))
+        return self._ask(Status, "POST", "/up", plain(request))
 
     def down(self) -> Iterator[Status]:
         """Stop everything, then the daemon: a status at every change until it is gone."""
         for line in self._lines("POST", "/down"):
-            yield Status.model_validate_json(line)
+            yield _understood(line, Status)
 
     def start(self, backends: list[str]) -> Status:
         """Start these (all, when none is named) without waiting for ready."""
@@ -96,17 +96,17 @@ class ControlClient:
 
     def daemon_restart(self) -> None:
         """Replace the daemon's program in place; engines and gateway go on."""
-        self._ask("POST", "/daemon/restart")
+        self._ask(dict[str, Any], "POST", "/daemon/restart")
 
     def log(self, backend: str, *, lines: int = 200, follow: bool = False) -> Iterator[str]:
         """The last lines of a backend's log (``gateway`` and ``daemon`` have logs too), then what follows."""
         path = f"/logs/{quote(backend, safe='')}"
-        for line in self._lines("GET", path, params={"lines": lines, "follow": "true" if follow else "false"}):
+        for line in self._lines("GET", path, params={"lines": lines, "follow": follow}):
             yield line.decode(errors="replace")
 
     def why(self, backend: str) -> Why:
         """Why a backend is where it is, and what to do about it."""
-        return Why.model_validate(self._ask("GET", f"/why/{quote(backend, safe='')}"))
+        return self._ask(Why, "GET", f"/why/{quote(backend, safe='')}")
 
     def tail(self) -> Iterator[dict[str, Any]]:
         """Requests as they happen: ``{"event": "started"|"finished", …fields of the record}``."""
@@ -123,51 +123,65 @@ class ControlClient:
 
     def pull(self, request: PullRequest) -> Iterator[PullEvent]:
         """Fetch a model; leaving the iterator cancels the pull (unless somebody else waits for it too)."""
-        for line in self._lines("POST", "/pull", body=request.model_dump()):
-            yield PullEvent.model_validate_json(line)
+        for line in self._lines("POST", "/pull", body=plain(request)):
+            yield _understood(line, PullEvent)
 
     def profiles(self) -> list[ProfileInfo]:
         """The user's own and the shipped profiles."""
-        return _profiles.validate_python(self._ask("GET", "/profiles"))
+        return self._ask(list[ProfileInfo], "GET", "/profiles")
 
     def use_profile(self, profile: str) -> Status:
         """Switch: stops what is no longer wanted, starts what is new, spares what is unchanged."""
-        return Status.model_validate(self._ask("POST", "/profile", {"profile": profile}))
+        return self._ask(Status, "POST", "/profile", {"profile": profile})
+
+    def names(self) -> list[NameInfo]:
+        """Every name that clients may ask for, and who would answer."""
+        return self._ask(list[NameInfo], "GET", "/names")
 
     def route(self, request: RouteRequest) -> RouteAnswer:
         """The router's decision for a model name, without calling the model."""
-        return RouteAnswer.model_validate(self._ask("POST", "/route", request.model_dump()))
+        return self._ask(RouteAnswer, "POST", "/route", plain(request))
 
     def health(self) -> HealthReport:
         """The same facts as the gateway's ``/health``."""
-        return HealthReport.model_validate(self._ask("GET", "/health"))
+        return self._ask(HealthReport, "GET", "/health")
 
     def cache_stats(self) -> CacheStatistics:
         """What the cache did since the gateway worker began, and what it holds."""
-        return CacheStatistics.model_validate(self._ask("GET", "/cache/stats"))
+        return self._ask(CacheStatistics, "GET", "/cache/stats")
 
     def cache_clear(self, request: CacheClear) -> CacheCleared:
         """Forget kept answers; how many that were."""
-        return CacheCleared.model_validate(self._ask("POST", "/cache/clear", request.model_dump()))
+        return self._ask(CacheCleared, "POST", "/cache/clear", plain(request))
 
     def cache_show(self, key: str) -> CacheAnswer:
         """What is kept under the one key that begins so."""
-        return CacheAnswer.model_validate(self._ask("GET", f"/cache/answers/{quote(key, safe='')}"))
+        return self._ask(CacheAnswer, "GET", f"/cache/answers/{quote(key, safe='')}")
 
     def _change(self, verb: str, asked: dict[str, Any]) -> Status:
-        return Status.model_validate(self._ask("POST", f"/backends/{verb}", asked))
+        return self._ask(Status, "POST", f"/backends/{verb}", asked)
 
-    def _ask(self, method: str, path: str, body: Any = None) -> Any:
+    def _ask(self, kind: type[T], method: str, path: str, body: Any = None) -> T:
         # A stop takes as long as its grace: changes are waited for.
         seconds = None if method == "POST" else self._timeout
         with _refusals():
-            return json.loads(wire.ask(self._home, method, path, body, seconds=seconds))
+            content = wire.ask(self._home, method, path, body, seconds=seconds)
+        return _understood(content, kind)
 
     def _lines(
         self, method: str, path: str, *, body: Any = None, params: dict[str, Any] | None = None
     ) -> Iterator[bytes]:
         with _refusals():
             yield from wire.lines(self._home, method, path, body, params=params)
+
+
+def _understood(content: bytes, kind: type[T]) -> T:
+    try:
+        return decoded(content, kind)
+    except ValueError as error:
+        raise ControlError(
+            f"this aigw doesn't understand the daemon's answer ({error}): 'aigw daemon restart' updates the daemon"
+        ) from error
 
 
 @contextmanager
@@ -177,7 +191,7 @@ def _refusals() -> Iterator[None]:
         yield
     except wire.Failed as failed:
         try:
-            problem = Problem.model_validate(json.loads(failed.body)["error"])
+            problem = converted(json.loads(failed.body)["error"], Problem)
         except (ValueError, KeyError, TypeError):
             problem = Problem(code="internal", message=f"{failed} without saying why")
         raise Refused(problem) from failed

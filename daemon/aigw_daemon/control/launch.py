@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from aigw_daemon.control.codec import converted
 from aigw_daemon.control.schema import Problem
 from aigw_daemon.control.wire import ControlError, DaemonNotRunning, dial
 from aigw_daemon.home import PRIVATE_FILE, Home
@@ -187,7 +188,7 @@ def _problem(told: _Told, log: Path, log_start: int, timeout: float) -> Problem 
         answer = json.loads(told.line)
         if answer.get("ready") is True:
             return None
-        return Problem.model_validate(answer["error"])
+        return converted(answer["error"], Problem)
     except (ValueError, KeyError, AttributeError):
         return _died("aigwd ended before it was ready", log, log_start)
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping
 
+from aigw_daemon.control.codec import converted
 from aigw_daemon.control.offers import no_longer_offered
 from aigw_daemon.control.schema import (
     CandidateInfo,
@@ -49,7 +50,7 @@ def route_answer(snapshot: Snapshot, request: RouteRequest, load: Load) -> Route
 def health_report(snapshot: Snapshot | None) -> HealthReport:
     """What ``GET /health`` answers."""
     _status, facts = health_of(snapshot)
-    return HealthReport.model_validate(facts)
+    return converted(facts, HealthReport)
 
 
 def _in_turn(decision: Decision, load: Load) -> Iterable[Candidate]:

@@ -13,6 +13,7 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -22,9 +23,11 @@ from aigw_daemon.control.cache_operations import CacheOperations
 from aigw_daemon.control.cache_schema import CacheAnswer, CacheClear, CacheCleared, CacheStatistics
 from aigw_daemon.control.changes import Changes
 from aigw_daemon.control.choice import Chosen
+from aigw_daemon.control.edits import LoadedFile
 from aigw_daemon.control.kept import keep, kept
 from aigw_daemon.control.logs import lines_of
 from aigw_daemon.control.looking import health_report, route_answer
+from aigw_daemon.control.names import name_infos, route_names
 from aigw_daemon.control.offers import no_longer_offered
 from aigw_daemon.control.ollama_pulls import check_request, ollama_pull_events
 from aigw_daemon.control.problems import Refusal
@@ -34,6 +37,7 @@ from aigw_daemon.control.schema import (
     DaemonStatus,
     GatewayStatus,
     HealthReport,
+    NameInfo,
     ProfileInfo,
     PullEvent,
     PullRequest,
@@ -106,6 +110,8 @@ class Operations:
         self._cache = CacheOperations(parts.home, parts.supervisor, parts.gatekeeper)
         self._started_at = time.monotonic()
         self._profile: Profile | None = None
+        self._file: LoadedFile | None = None
+        """The profile's, as it was loaded."""
         self._turn = asyncio.Lock()
         self._stopping = False
         self._take_up: TakeUp | None = None
@@ -151,6 +157,9 @@ class Operations:
                 )
                 for report in parts.supervisor.reports()
             ],
+            routes=route_names(self._last),
+            profile_file=str(self._file.path) if self._file else None,
+            profile_edited=self._file is not None and self._file.edited,
             cache=self._cache.status(self._profile.cache) if self._profile else None,
         )
 
@@ -182,6 +191,11 @@ class Operations:
         held = self._parts.state.backend(name).stopped_by_operator
         return explain(reports[name], self._parts.gatekeeper.in_flight().get(name, 0), held=held, now=time.time())
 
+    def names(self) -> list[NameInfo]:
+        """Every name that clients may ask for."""
+        self._serving_profile()
+        return name_infos(self._last)
+
     def route(self, request: RouteRequest) -> RouteAnswer:
         """The router's own decision over what the worker routes on."""
         self._serving_profile()
@@ -202,7 +216,17 @@ class Operations:
                 path = self._parts.supervisor.log_path(name)
             except UnknownBackend as error:
                 raise choice.unknown_backend(name, [*error.choices, GATEWAY, DAEMON]) from error
+            self._refuse_without_log(name, path, follow=follow)
         return lines_of(partial(self._parts.launcher.log_reader, path), lines, follow=follow)
+
+    def _refuse_without_log(self, name: str, path: Path, *, follow: bool) -> None:
+        report = next(report for report in self._everything() if report.name == name)
+        if report.attached:
+            message = f"aigw doesn't run {name}, so it has no log of it"
+            raise Refusal(409, "no_log", message, hint=f"'aigw why {name}' explains its state")
+        if not follow and not path.exists():
+            message = f"{name} has no log yet: it has not been started"
+            raise Refusal(409, "no_log", message, hint=f"'aigw start {name}' starts it")
 
     async def tail(self) -> AsyncIterator[dict[str, Any]]:
         """Requests as they begin and finish."""
@@ -392,6 +416,7 @@ class Operations:
         except AddressUnusable as error:
             raise Refusal(409, "address_unusable", str(error), hint="change gateway.host in the profile") from error
         self._profile, self._outdated = profile, None
+        self._file = LoadedFile(Path(profile.file), chosen.content)
         parts.state.update(profile=profile.file, serving=True)
         await asyncio.to_thread(keep, parts.home, chosen)
         await parts.supervisor.apply(profile, start=start)
@@ -417,7 +442,7 @@ class Operations:
         except UnknownBackend as error:
             raise choice.unknown_backend(error.name, list(error.choices)) from error
         except OneAtATime as error:
-            hint = "name one of them; a request for the other makes it give way"
+            hint = "name one of them; a request for the other evicts it"
             raise Refusal(409, "one_at_a_time", str(error), hint=hint) from error
         # Whoever asked may send a request next: the worker must not answer by what was before.
         self.publish()

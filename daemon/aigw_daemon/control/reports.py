@@ -31,6 +31,7 @@ def backend_status(report: BackendReport, in_flight: int, warnings: list[str]) -
         progress=report.progress,
         log_tail=list(report.log_tail),
         telling=report.telling,
+        managed=not report.attached,
         stale=report.stale,
         wanted=report.wanted,
         parted=report.leaving,

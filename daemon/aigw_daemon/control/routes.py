@@ -3,9 +3,8 @@
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -13,32 +12,24 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from aigw_daemon.control.cache_schema import CacheClear
+from aigw_daemon.control.codec import decoded, encoded, plain
 from aigw_daemon.control.operations import Operations
 from aigw_daemon.control.problems import Refusal
-from aigw_daemon.control.schema import Problem, PullRequest, RouteRequest, UpRequest
+from aigw_daemon.control.schema import (
+    Endings,
+    Message,
+    Names,
+    Problem,
+    ProfileChoice,
+    PullRequest,
+    RouteRequest,
+    UpRequest,
+)
 
 log = logging.getLogger(__name__)
 
-Model = TypeVar("Model", bound=BaseModel)
+Model = TypeVar("Model", bound=Message)
 Handler = Callable[[Request], Awaitable[Response]]
-
-
-class Names(BaseModel):
-    """Backends that a change is for; none means all."""
-
-    backends: list[str] = []
-
-
-class Endings(Names):
-    """Backends that are to be stopped or replaced. ``now``: without letting running requests finish."""
-
-    now: bool = False
-
-
-class ProfileChoice(BaseModel):
-    """Which profile to use."""
-
-    profile: str
 
 
 def application(operations: Operations) -> Starlette:
@@ -64,7 +55,10 @@ def _looking(operations: Operations) -> list[Route]:
         return _json(operations.why(request.path_params["name"]))
 
     async def profiles(_: Request) -> Response:
-        return JSONResponse([info.model_dump() for info in operations.profiles()])
+        return _json(operations.profiles())
+
+    async def names(_: Request) -> Response:
+        return _json(operations.names())
 
     async def route(request: Request) -> Response:
         return _json(operations.route(await _body(request, RouteRequest)))
@@ -74,6 +68,7 @@ def _looking(operations: Operations) -> list[Route]:
         Route("/v1/health", health),
         Route("/v1/why/{name}", why),
         Route("/v1/profiles", profiles),
+        Route("/v1/names", names),
         Route("/v1/route", route, methods=["POST"]),
     ]
 
@@ -166,14 +161,12 @@ def _cache(operations: Operations) -> list[Route]:
     ]
 
 
-def _json(model: BaseModel) -> Response:
-    return Response(model.model_dump_json(), media_type="application/json")
+def _json(value: Any) -> Response:
+    return Response(encoded(value), media_type="application/json")
 
 
-def _stream(models: AsyncIterator[BaseModel]) -> Response:
-    return StreamingResponse(
-        (model.model_dump_json() + "\n" async for model in models), media_type="application/x-ndjson"
-    )
+def _stream(messages: AsyncIterator[Message]) -> Response:
+    return StreamingResponse((encoded(message) + "\n" async for message in messages), media_type="application/x-ndjson")
 
 
 def _count(text: str) -> int:
@@ -184,8 +177,8 @@ def _count(text: str) -> int:
 
 async def _body(request: Request, kind: type[Model]) -> Model:
     try:
-        return kind.model_validate_json(await request.body() or b"{}")
-    except ValidationError as error:
+        return decoded(await request.body() or b"{}", kind)
+    except ValueError as error:
         raise Refusal(400, "invalid_request", f"the request can't be read: {error}") from error
 
 
@@ -201,9 +194,9 @@ async def _no_route(request: Request, error: HTTPException) -> Response:
 
 async def _bug(request: Request, error: Exception) -> Response:
     log.error("control: %s %s failed", request.method, request.url.path, exc_info=error)
-    message = f"aigwd met a bug: {type(error).__name__}: {error}"
+    message = "internal error in aigwd"
     return _problem(500, Problem(code="internal", message=message, hint="the traceback is in 'aigw logs daemon'"))
 
 
 def _problem(status: int, problem: Problem) -> Response:
-    return JSONResponse({"error": problem.model_dump()}, status_code=status)
+    return JSONResponse({"error": plain(problem)}, status_code=status)

@@ -1,25 +1,23 @@
-"""What the control API says, as pydantic models: the contract between daemon and CLI.
+"""The objects of the control API: the contract between daemon and CLI.
 
-``Status`` is public: ``aigw status --json`` prints it. Unknown fields are kept out of the way and an unknown state
-survives as a plain string, so that an older CLI can talk to a newer daemon.
+``Status`` is public: ``aigw status --json`` prints it. Unknown fields are ignored and an unknown state is kept as it
+is, so that an older CLI can talk to a newer daemon. msgspec rather than pydantic: every command reads these, and
+pydantic alone takes longer to import than a command should take.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+import msgspec
 
-from aigw_daemon.words import State
-
-StateWord = Annotated[State | str, Field(union_mode="left_to_right")]
-
-
-class Message(BaseModel):
-    """Base of all: immutable, tolerant of what a newer side adds."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
+StateWord = str
+"""A `State`, or the word of a newer daemon for a state that this version doesn't know."""
 
 
-class DaemonStatus(Message):
+class Message(msgspec.Struct, frozen=True):
+    """Base of all: immutable, tolerant of what a newer side adds. ``codec.py`` writes and reads them."""
+
+
+class DaemonStatus(Message, frozen=True):
     """The daemon itself."""
 
     pid: int
@@ -31,7 +29,7 @@ class DaemonStatus(Message):
     """What a later daemon would suffer from, a sentence each."""
 
 
-class GatewayStatus(Message):
+class GatewayStatus(Message, frozen=True):
     """The gateway worker. State: stopped, starting, ready, backoff (it crashes), failed."""
 
     url: str | None
@@ -43,7 +41,7 @@ class GatewayStatus(Message):
     """Whether the worker routes on the states that this status shows."""
 
 
-class LoadedModel(Message):
+class LoadedModel(Message, frozen=True):
     """A model that a backend has in memory now."""
 
     name: str
@@ -54,7 +52,7 @@ class LoadedModel(Message):
     """Tokens."""
 
 
-class Example(Message):
+class Example(Message, frozen=True):
     """A request to try first."""
 
     model: str
@@ -62,7 +60,7 @@ class Example(Message):
     """chat/completions, completions, embeddings or rerank."""
 
 
-class BackendStatus(Message):
+class BackendStatus(Message, frozen=True):
     """One backend of the active profile."""
 
     name: str
@@ -92,8 +90,10 @@ class BackendStatus(Message):
     """After a failure: the lines that show it."""
     telling: str | None = None
     """The one of them that gives it away; None where none is known to."""
+    managed: bool = True
+    """aigw runs it: there is a log, and something to restart. False for a URL that somebody else runs."""
     stale: bool = False
-    """It runs with other arguments than the profile now asks for; a restart applies them."""
+    """Running with arguments that differ from the profile's current ones; a restart applies them."""
     wanted: bool = True
     parted: bool = False
     """It was ready and has stopped, or is about to, because it was idle or made way: a request starts it again."""
@@ -101,7 +101,7 @@ class BackendStatus(Message):
     """What will go wrong with requests for it, though it is well."""
 
 
-class RedisStatus(Message):
+class RedisStatus(Message, frozen=True):
     """The Redis of the cache. Of one that somebody else runs only its place is known: see ``aigw cache stats``."""
 
     where: str
@@ -111,7 +111,7 @@ class RedisStatus(Message):
     warnings: list[str] = []
 
 
-class CacheStatus(Message):
+class CacheStatus(Message, frozen=True):
     """Which answers are kept, and where beside the gateway's own process."""
 
     mode: str
@@ -120,13 +120,18 @@ class CacheStatus(Message):
     redis: RedisStatus | None = None
 
 
-class Status(Message):
+class Status(Message, frozen=True):
     """Everything at a glance."""
 
     profile: str | None
     daemon: DaemonStatus
     gateway: GatewayStatus
     backends: list[BackendStatus]
+    routes: list[str] = []
+    """Names of routes and aliases that clients may ask for; patterns aside."""
+    profile_file: str | None = None
+    profile_edited: bool = False
+    """The file has changed since the daemon loaded it: what runs is the earlier version."""
     cache: CacheStatus | None = None
     """None while nothing is served, and from an older daemon."""
 
@@ -137,7 +142,7 @@ class Status(Message):
         return [*self.backends, *([redis.server] if redis is not None and redis.server is not None else [])]
 
 
-class UpRequest(Message):
+class UpRequest(Message, frozen=True):
     """Start these backends (none named: all that the profile starts); a profile switches first."""
 
     backends: list[str] = []
@@ -145,7 +150,25 @@ class UpRequest(Message):
     """A name or an absolute path."""
 
 
-class PullRequest(Message):
+class Names(Message, frozen=True):
+    """Backends that a change is for; none means all."""
+
+    backends: list[str] = []
+
+
+class Endings(Names, frozen=True):
+    """Backends that are to be stopped or replaced. ``now``: without letting running requests finish."""
+
+    now: bool = False
+
+
+class ProfileChoice(Message, frozen=True):
+    """Which profile to use."""
+
+    profile: str
+
+
+class PullRequest(Message, frozen=True):
     """Fetch a model: a name of the active profile's ``models:``, or a source with its checksum."""
 
     model: str
@@ -161,7 +184,7 @@ class PullRequest(Message):
     """With ``backend``: from a registry without TLS, or whose certificate can't be checked."""
 
 
-class PullEvent(Message):
+class PullEvent(Message, frozen=True):
     """One line of a pull's progress; the last is ``done`` or ``failed``."""
 
     phase: Literal["resolving", "downloading", "extracting", "verifying", "done", "failed"]
@@ -176,7 +199,7 @@ class PullEvent(Message):
     error: "Problem | None" = None
 
 
-class ProfileInfo(Message):
+class ProfileInfo(Message, frozen=True):
     """One profile that can be used."""
 
     name: str
@@ -186,7 +209,20 @@ class ProfileInfo(Message):
     problems: list[str] = []
 
 
-class RouteRequest(Message):
+class NameInfo(Message, frozen=True):
+    """A name that clients may ask for."""
+
+    name: str
+    kind: str
+    """route, alias, pattern, model or capability."""
+    backends: list[str] = []
+    """Those that would be asked, in this order."""
+    state: StateWord | None = None
+    """Of the first backend that takes requests, else of the first; None when there is none."""
+    alias_of: str | None = None
+
+
+class RouteRequest(Message, frozen=True):
     """Ask the router without calling a model."""
 
     model: str
@@ -197,7 +233,7 @@ class RouteRequest(Message):
     assume_down: list[str] = []
 
 
-class HopLimits(Message):
+class HopLimits(Message, frozen=True):
     """What holds at one backend; times in seconds, None where there is no such limit."""
 
     in_flight: int = 0
@@ -210,10 +246,10 @@ class HopLimits(Message):
     circuit: str | None = None
     """Why it gets no requests for now, as the gateway last reported; None while it does."""
     last_start_s: float | None = None
-    """How long its last start took, where that is known."""
+    """How long last start took, where that is known."""
 
 
-class CandidateInfo(Message):
+class CandidateInfo(Message, frozen=True):
     """A target that the router considered."""
 
     backend: str
@@ -229,7 +265,7 @@ class CandidateInfo(Message):
     limits: HopLimits | None = None
 
 
-class RouteParameters(Message):
+class RouteParameters(Message, frozen=True):
     """What the route does to the fields of a request."""
 
     defaults: dict[str, Any] = {}
@@ -237,7 +273,7 @@ class RouteParameters(Message):
     drop: list[str] = []
 
 
-class RouteAnswer(Message):
+class RouteAnswer(Message, frozen=True):
     """The router's decision."""
 
     model: str
@@ -265,7 +301,7 @@ class RouteAnswer(Message):
     warnings: list[str] = []
 
 
-class HealthReport(Message):
+class HealthReport(Message, frozen=True):
     """The same facts as the gateway's ``/health``."""
 
     status: str
@@ -275,7 +311,7 @@ class HealthReport(Message):
     reasons: list[str] = []
 
 
-class Why(Message):
+class Why(Message, frozen=True):
     """Why a backend is where it is: one sentence, the log lines that show it, the next step."""
 
     name: str
@@ -289,7 +325,7 @@ class Why(Message):
     next: str | None = None
 
 
-class Problem(Message):
+class Problem(Message, frozen=True):
     """The error envelope of the control API: what went wrong and what to do."""
 
     code: str

@@ -2,10 +2,10 @@
 
 from typing import NamedTuple
 
-from aigw_daemon.gatekeeper.worker import NAME as GATEWAY
 from aigw_daemon.home import Home
 from aigw_daemon.identity import is_alive
 from aigw_daemon.state_file import peek
+from aigw_daemon.words import GATEWAY
 
 
 class Survivor(NamedTuple):

@@ -12,9 +12,9 @@ _MINUTE: Final = 60
 _HOUR: Final = 3600
 _DAY: Final = 86400
 
-_BY_ITSELF = "it is tried again by itself as soon as that has changed; 'aigw start {name}' tries at once"
+_BY_ITSELF = "aigw retries as soon as that changes; 'aigw start {name}' retries now"
 _PROFILE = "change the profile, then 'aigw up'"
-_REPLACED = "it is replaced by itself; 'aigw logs {name}' has more"
+_REPLACED = "aigw replaces it; 'aigw logs {name}' shows more"
 
 NEXT: Final = MappingProxyType(
     {
@@ -22,21 +22,21 @@ NEXT: Final = MappingProxyType(
         FailureKind.MISSING_MODEL: _BY_ITSELF,
         FailureKind.GATED_MODEL: "once you have access, 'aigw start {name}'",
         FailureKind.MISSING_GPU: "change gpus in the profile, then 'aigw up'",
-        FailureKind.BAD_SETTING: "once that is mended, 'aigw up'",
+        FailureKind.BAD_SETTING: "fix that, then 'aigw up'",
         FailureKind.BAD_FLAG: _PROFILE,
-        FailureKind.PORT_TAKEN: "free the port, then 'aigw start {name}'; or name another one in the profile",
-        FailureKind.OUT_OF_MEMORY: "'aigw status' shows what the others take; change the profile, then 'aigw up'",
+        FailureKind.PORT_TAKEN: "free the port, then 'aigw start {name}'; or choose another one in the profile",
+        FailureKind.OUT_OF_MEMORY: "'aigw status' shows memory per backend; change the profile, then 'aigw up'",
         FailureKind.MODEL_UNREADABLE: _BY_ITSELF,
         FailureKind.WRONG_MODEL: _PROFILE,
-        FailureKind.START_TIMEOUT: "'aigw logs {name}' shows how far it came",
-        FailureKind.CRASH_LOOP: "'aigw logs {name}' has more; 'aigw start {name}' tries at once",
+        FailureKind.START_TIMEOUT: "'aigw logs {name}' shows how far it got",
+        FailureKind.CRASH_LOOP: "'aigw logs {name}' shows more; 'aigw start {name}' retries now",
         FailureKind.UNRESPONSIVE: _REPLACED,
-        FailureKind.HUNG: "it is replaced by itself; if its requests are only slow, raise hang_timeout in the profile",
-        FailureKind.OOM_KILLED: "'aigw status' shows what each backend takes; change the profile, then 'aigw up'",
+        FailureKind.HUNG: "aigw replaces it; if its requests are merely slow, raise hang_timeout in the profile",
+        FailureKind.OOM_KILLED: "'aigw status' shows memory per backend; change the profile, then 'aigw up'",
         FailureKind.UNKILLABLE: "'dmesg' shows what they wait for; once they are gone, 'aigw start {name}'",
-        FailureKind.EXITED: "'aigw logs {name}' has more",
-        FailureKind.NO_RESOURCES: "free what it lacks; it is tried again by itself",
-        FailureKind.INTERNAL: "'aigw logs daemon' has the traceback; 'aigw start {name}' tries again",
+        FailureKind.EXITED: "'aigw logs {name}' shows more",
+        FailureKind.NO_RESOURCES: "free the missing resource; aigw retries on its own",
+        FailureKind.INTERNAL: "'aigw logs daemon' has the traceback; 'aigw start {name}' retries",
     }
 )
 """What an operator does about each class of failure."""
@@ -99,12 +99,12 @@ def _listed(report: BackendReport, now: float) -> str:
 def _stopped(report: BackendReport, *, held: bool) -> str:
     if held:
         return ", by the operator"
-    return f", {report.why.removeprefix('stopped ')}" if report.why else ": nothing wants it now"
+    return f", {report.why.removeprefix('stopped ')}" if report.why else ": no pending requests"
 
 
 def _restarts(report: BackendReport, now: float) -> str:
     if report.attached:
-        return "somebody else runs it"
+        return "aigw does not run it"
     if not report.restarts:
         return "was never restarted"
     times = "once" if report.restarts == 1 else f"{report.restarts} times"
@@ -124,13 +124,13 @@ def _next(report: BackendReport, *, held: bool) -> str | None:
         case State.STOPPED:
             return f"'aigw start {report.name}' starts it" + ("" if held else ", and so does a request for its model")
         case State.STARTING:
-            return f"'aigw logs {report.name} -f' shows how it goes"
+            return f"'aigw logs {report.name} -f' follows the start"
         case State.DRAINING:
-            return f"'aigw stop {report.name} --now' does not wait for them"
+            return f"'aigw stop {report.name} --now' skips the wait"
         case State.DEGRADED if not report.attached:
-            return f"it is replaced if it stays so; 'aigw logs {report.name}' has more"
+            return f"aigw replaces it if that lasts; 'aigw logs {report.name}' has more"
         case State.DEGRADED | State.UNREACHABLE:
-            return "look after the server there: aigw only asks it, and goes on asking"
+            return "check that server; aigw only probes it"
         case _:
             return None
 

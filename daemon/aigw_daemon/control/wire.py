@@ -1,21 +1,19 @@
-"""Requests over the control socket, by the standard library alone: every command waits for this import.
+"""Requests over the control socket.
 
 A daemon that is suspended accepts connections, for the kernel does that, and never answers. So whoever waits for an
 answer looks at the daemon's process meanwhile: a slow one is waited for, a suspended one is told.
 """
 
-import http.client
-import json
 import select
 import socket
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import contextmanager
 from typing import Any, Final
-from urllib.parse import urlencode
 
 from aigw_daemon.control.presence import holder
+from aigw_daemon.control.transport import Answer, Broken, asking
 from aigw_daemon.home import Home, HomeError
 from aigw_daemon.identity import is_suspended
 from aigw_daemon.place import located, read
@@ -28,9 +26,7 @@ REACH_SECONDS: Final = 5.0
 """How long a running daemon may be out of reach: it ends, or makes its socket anew."""
 START_SECONDS: Final = 15.0
 """The same for one that has never written where it is: it starts, or stops what another one left."""
-_BLOCK: Final = 65536
 _UCRED: Final = struct.Struct("3i")
-_FIRST_ERROR: Final = 400
 
 
 class ControlError(Exception):
@@ -75,25 +71,16 @@ def ask(home: Home, method: str, path: str, body: Any = None, *, seconds: float 
 
     Raises ControlError and Failed.
     """
-    with closing(_Exchange(home, method, path, body, seconds)) as exchange:
-        return b"".join(exchange.blocks())
+    with _answered(home, method, path, body, seconds=seconds) as answer:
+        return answer.read()
 
 
 def lines(
     home: Home, method: str, path: str, body: Any = None, *, params: dict[str, Any] | None = None
 ) -> Iterator[bytes]:
     r"""The answer line by line as it comes. A line ends at ``\n`` alone. Raises ControlError and Failed."""
-    query = f"?{urlencode(params)}" if params else ""
-    with closing(_Exchange(home, method, path + query, body, None)) as exchange:
-        rest: list[bytes] = []
-        for block in exchange.blocks():
-            first, *more = block.split(b"\n")
-            rest.append(first)
-            for piece in more:
-                yield b"".join(rest)
-                rest = [piece]
-        if last := b"".join(rest):
-            yield last
+    with _answered(home, method, path, body, params=params) as answer:
+        yield from answer.lines()
 
 
 def dial(home: Home) -> "WatchedSocket":
@@ -175,57 +162,19 @@ class WatchedSocket(socket.socket):
         return int(pid)
 
 
-class _Connection(http.client.HTTPConnection):
-    def __init__(self, home: Home, limit: float | None) -> None:
-        super().__init__("localhost")
-        self._home = home
-        self._limit = limit
-
-    def connect(self) -> None:
-        sock = dial(self._home)
-        sock.limit = self._limit
-        self.sock = sock
-
-
-class _Exchange:
-    """One request and its answer."""
-
-    def __init__(self, home: Home, method: str, path: str, body: Any, seconds: float | None) -> None:
-        self._connection = _Connection(home, seconds)
-        content = None if body is None else json.dumps(body).encode()
-        headers = {"content-type": "application/json"} if content is not None else {}
-        try:
-            self._connection.request(method, f"/v1{path}", content, headers)
-            self._answer = self._connection.getresponse()
-            self._refuse()
-        except BaseException as error:
-            self.close()
-            raise _translated(error) from error
-
-    def _refuse(self) -> None:
-        if self._answer.status >= _FIRST_ERROR:
-            raise Failed(self._answer.status, self._answer.read())
-
-    def blocks(self) -> Iterator[bytes]:
-        """The body as it comes."""
-        try:
-            while block := self._answer.read1(_BLOCK):
-                yield block
-        except (OSError, http.client.HTTPException) as error:
-            raise _translated(error) from error
-
-    def close(self) -> None:
-        """Drop the connection."""
-        if self._connection.sock is not None:
-            self._connection.sock.close()
-        self._connection.close()
-        if (answer := getattr(self, "_answer", None)) is not None:
-            answer.close()
-
-
-def _translated(error: BaseException) -> BaseException:
-    if isinstance(error, TimeoutError):
-        return ConnectionLost("aigwd did not answer in time: see 'aigw status'")
-    if isinstance(error, OSError | http.client.HTTPException):
-        return ConnectionLost("aigwd went away in the middle of its answer: see 'aigw status'")
-    return error
+@contextmanager
+def _answered(
+    home: Home, method: str, path: str, body: Any, *, params: dict[str, Any] | None = None, seconds: float | None = None
+) -> Iterator[Answer]:
+    """One request and its answer. Raises ControlError and Failed."""
+    connection = dial(home)
+    connection.limit = seconds
+    try:
+        with asking(connection, method, f"/v1{path}", body=body, query=params, timeout=None) as answer:
+            if answer.is_error:
+                raise Failed(answer.status, answer.read())
+            yield answer
+    except TimeoutError as error:
+        raise ConnectionLost("aigwd did not answer in time: see 'aigw status'") from error
+    except Broken as error:
+        raise ConnectionLost("aigwd went away in the middle of its answer: see 'aigw status'") from error

@@ -15,8 +15,9 @@ from aigw_daemon.identity import Identity
 from aigw_daemon.link.daemon import WorkerConnection
 from aigw_daemon.link.messages import Down, Hello, Load
 from aigw_daemon.supervisor.launcher import Handle, ProcessSpec
+from aigw_daemon.words import GATEWAY
 
-NAME = "gateway"
+NAME: Final = GATEWAY
 """The worker's tag among the processes of this aigw, and the name of its log."""
 
 _ONE_ARENA: Final = {"MALLOC_ARENA_MAX": "1"}

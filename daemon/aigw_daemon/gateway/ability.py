@@ -133,8 +133,8 @@ def _room(backend: BackendView, conditions: Conditions, said: str) -> tuple[Read
         return Readiness.READY, said
     waiting = conditions.waiting.get(backend.name, 0)
     if waiting >= backend.max_queue:
-        return Readiness.SKIPPED, f"full: {busy} of {places} places taken, {waiting} of {backend.max_queue} waiting"
-    return Readiness.READY, f"{said}; {busy} of {places} places taken, {waiting} waiting"
+        return Readiness.SKIPPED, f"full: {busy} of {places} slots in use, {waiting} of {backend.max_queue} waiting"
+    return Readiness.READY, f"{said}; {busy} of {places} slots in use, {waiting} waiting"
 
 
 def _of_one_model(considered: Iterable[_Considered], ask: Ask) -> list[Candidate]:

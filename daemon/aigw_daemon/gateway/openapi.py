@@ -27,6 +27,7 @@ _IDS: Final = {name: ANSWER_HEADERS[name] for name in ("x-aigw-request-id", "x-r
 
 _OF_THE_CACHE: Final[Mapping[str, str]] = {
     "x-aigw-cache-key": "The key of the kept answer, where the cache was asked.",
+    "x-aigw-cache-hint": "Of a kept answer: how to get a new one.",
     "age": "Of a kept answer: seconds since the engine gave it.",
 }
 """On some of it."""

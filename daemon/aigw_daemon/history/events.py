@@ -44,7 +44,7 @@ class EventLog:
     def __init__(self, path: Path, *, cap: int = CAP) -> None:
         self._path = path
         self._cap = cap
-        self._kept: deque[BackendEvent] = deque([*_read(_before(path)), *_read(path)], maxlen=KEPT)
+        self._kept: deque[BackendEvent] = deque(kept_events(path), maxlen=KEPT)
         self.starts = StartTimes(self._kept)
         """How long starts took, as far back as events are kept."""
         self._watchers: set[asyncio.Queue[BackendEvent]] = set()
@@ -113,6 +113,11 @@ class EventLog:
             os.close(descriptor)
         if size > self._cap:
             self._path.replace(_before(self._path))
+
+
+def kept_events(path: Path) -> list[BackendEvent]:
+    """The events in a file and in the one before it, oldest first."""
+    return [*_read(_before(path)), *_read(path)][-KEPT:]
 
 
 def _before(path: Path) -> Path:

@@ -29,7 +29,7 @@ Text = Annotated[str, Field(min_length=1, max_length=500)]
 ModelId = Annotated[
     str,
     Field(min_length=1, max_length=200),
-    AfterValidator(one_of_pattern(r"[!-~]+", "must be a model's name: no spaces, no control characters")),
+    AfterValidator(one_of_pattern(r"[!-~]+", "model names are printable ASCII without spaces, at most 200 characters")),
 ]
 _GPU_UUID = one_of_pattern(r"GPU-[0-9a-fA-F-]{8,60}", "must be a GPU's index or UUID (GPU-…)")
 _FOLDER = one_of_pattern(r"~?/[^\x00-\x1f]+", "must be a folder's path that starts with / or ~/")
@@ -162,7 +162,7 @@ class ProcessSection(BackendSection):
     )
     hang_timeout: Limit = Field(
         default=60.0,
-        description="How long requests may wait on it without any progress before it is replaced; off: for ever.",
+        description="How long requests in flight may make no progress before the backend is replaced; off: no limit.",
     )
     group: Annotated[str, Field(pattern=rf"^{MODEL_NAME}$")] | None = Field(
         default=None, description="Exclusive group: of the backends that name it, one runs at a time."

@@ -37,7 +37,7 @@ Lifetime = Annotated[Duration, AfterValidator(_lasting)]
 
 
 class Cache(Section):
-    """Answers that are kept."""
+    """The response cache."""
 
     mode: CacheMode = Field(
         default="on",

@@ -114,10 +114,8 @@ def _ports(profile: Profile, doubts: Doubts) -> Iterator[Finding]:
         if port is None or _in_doubt(doubts, name, "port", "attach"):
             continue
         if port in owners:
-            hint = "give it another port, or leave port out: the daemon then chooses a free one"
-            yield Finding(
-                ("backends", name, "port"), f"each port has one owner; {owners[port]} has", str(port), hint=hint
-            )
+            hint = "choose another port, or omit it to get a free one"
+            yield Finding(("backends", name, "port"), f"port {port} is already used by {owners[port]}", hint=hint)
         owners.setdefault(port, f"the backend {shown(name)}")
 
 
@@ -155,7 +153,7 @@ def _backend(name: str, backend: BackendSection) -> Iterator[Finding]:
 
 def _attached(path: Path, backend: AttachableSection) -> Iterator[Finding]:
     for key in sorted(backend.model_fields_set - _WITHOUT_PROCESS - _OF_MODEL):
-        rule = "has no effect with attach: somebody else runs this backend"
+        rule = "has no effect with attach: aigw does not run this backend"
         relies = ((*path, key), (*path, "attach"), (*path, "engine"))
         yield Finding((*path, key), rule, hint="remove it, or remove attach", relies=relies)
 

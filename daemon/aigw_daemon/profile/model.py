@@ -230,7 +230,7 @@ class Profile(Section):
     version: Literal[1] = Field(description="Of the profile's form: 1.")
     description: Text | None = Field(default=None, description="A sentence for people.")
     gateway: Gateway = Field(default=Gateway(), description="The one OpenAI-compatible endpoint.")
-    cache: Cache = Field(default=Cache(), description="Answers that are kept.")
+    cache: Cache = Field(default=Cache(), description="The response cache.")
     restart: Restart = Field(default=Restart(), description="When a backend that keeps failing counts as failed.")
     models: Locked[ModelName, ModelEntry] = Field(default={}, description="Model files that aigw can pull.")
     backends: Locked[BackendName, Backend] = Field(default={}, description="What runs, or is attached to.")

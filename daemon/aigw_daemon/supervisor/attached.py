@@ -70,7 +70,7 @@ class AttachedBackend(Backend):
         self.wanted = True
         changes = {"stopped_by_operator": False} if by_operator else {}
         self._edges.state.update_backend(self.name, wanted=True, **changes)
-        if not self._transition(Event.START, "it has not been asked yet") and by_operator:
+        if not self._transition(Event.START, "not probed yet") and by_operator:
             # Asked anew at once: whoever starts it wants to know how it is now.
             self._ask_anew()
 

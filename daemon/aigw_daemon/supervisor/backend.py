@@ -143,7 +143,7 @@ class BackendReport:
     past: Past | None = None
     """Its last failure, whatever became of it since, as far as this daemon has seen it."""
     stale: bool = False
-    """It runs with other arguments than the profile now asks for."""
+    """Running with arguments that differ from the profile's current ones."""
     revision: str = ""
     """Of what answers, or would if it were started; see `revision`."""
     leaving: bool = False
@@ -369,7 +369,7 @@ class Backend(ABC):
 
     def _fail_by_bug(self, error: BaseException) -> None:
         log.error("%s: internal error", self.name, exc_info=error)
-        sentence = f"internal error of aigw: {type(error).__name__}: {error}; the daemon's log has the details"
+        sentence = "internal error of aigw: 'aigw logs daemon' has the details"
         self.failure = Failure(FailureKind.INTERNAL, sentence)
         try:
             self._transition(Event.BUG, sentence)

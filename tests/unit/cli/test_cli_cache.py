@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from rich.console import Console
 
 from aigw_cli.render.cache import stats_lines
@@ -17,6 +18,7 @@ from aigw_daemon.control.cache_schema import (
     CacheRedis,
     CacheStatistics,
 )
+from aigw_daemon.control.codec import converted, decoded, plain
 from aigw_daemon.control.schema import BackendStatus, CacheStatus, Problem, RedisStatus, Status
 from tests.support.fake_daemon import FakeDaemon
 from tests.support.statuses import DAEMON, GATEWAY, starter
@@ -34,7 +36,7 @@ LLAMA = CacheModel(
     hit_rate=0.75,
 )
 CODER = CacheModel(model="qwen-coder-vllm\x1b[2J", misses=1, hit_rate=0.0)
-TOTAL = CacheCounters(**LLAMA.model_dump(exclude={"model"}) | {"misses": 26, "hit_rate": 75 / 101})
+TOTAL = converted(plain(LLAMA) | {"misses": 26, "hit_rate": 75 / 101}, CacheCounters)
 REDIS = CacheRedis(
     where="/run/aigw/redis.sock",
     managed=True,
@@ -55,10 +57,10 @@ STATS = CacheStatistics(
 )
 PLAIN = """\
 cache    on  kept for 1h00m
-since    2h05m ago  101 requests  74% without asking an engine
-saved    15000 tokens  3m12s of engines' time
+since    2h05m ago  101 requests  74% served from cache
+saved    15000 tokens  3m12s of engine time
 memory   24 answers  71.3KiB of 64.0MiB
-redis    connected  /run/aigw/redis.sock  1204 answers  34.0MiB of 256MiB  1 look unanswered
+redis    connected  /run/aigw/redis.sock  1204 answers  34.0MiB of 256MiB  1 lookup unanswered
 
 MODEL                   HITS  COALESCED  MISSES  HIT-RATE  STORED    SIZE  TOKENS-SAVED  TIME-SAVED
 llama3.1:latest           70          5      25       75%      24  48.0kB         15000       3m12s
@@ -66,8 +68,8 @@ qwen-coder-vllm\\x1b[2J     0          0       1        0%       0      0B      
 """
 NARROW = """\
 cache    on  kept for 1h00m
-since    2h05m ago  101 requests  74% without asking an engine
-saved    15000 tokens  3m12s of engines' time
+since    2h05m ago  101 requests  74% served from cache
+saved    15000 tokens  3m12s of engine time
 memory   24 answers  71.3KiB of 64.0MiB
 redis    ✗ not connected  cache.lan:6380
          no answer within 0.1 s
@@ -116,7 +118,7 @@ def test_stats_as_plain_text() -> None:
 
 def test_on_a_narrow_terminal_columns_move_below_their_row() -> None:
     down = CacheRedis(where="cache.lan:6380", managed=False, connected=False, why="no answer within 0.1 s")
-    assert drawn(STATS.model_copy(update={"redis": down}), 64, 1_007_530.0) == NARROW
+    assert drawn(replace(STATS, redis=down), 64, 1_007_530.0) == NARROW
 
 
 def test_a_cache_that_nobody_has_used_says_so(aigw: Aigw, daemon: FakeDaemon) -> None:
@@ -126,14 +128,14 @@ def test_a_cache_that_nobody_has_used_says_so(aigw: Aigw, daemon: FakeDaemon) ->
     out = aigw("cache", "stats").out
     assert out.startswith("cache    off\n")
     assert out.endswith(
-        "ago  0 requests\nsaved    0 tokens  0.0s of engines' time\nmemory   0 answers  0B of 64.0MiB\n"
+        "ago  0 requests\nsaved    0 tokens  0.0s of engine time\nmemory   0 answers  0B of 64.0MiB\n"
         "redis    none\n\nno requests yet\n"
     )
 
 
 def test_stats_as_json_are_the_answer(aigw: Aigw, daemon: FakeDaemon) -> None:
     daemon.answers("GET /v1/cache/stats", STATS)
-    assert json.loads(aigw("cache", "stats", "--json").out) == STATS.model_dump(mode="json")
+    assert decoded(aigw("cache", "stats", "--json").out, CacheStatistics) == STATS
 
 
 @pytest.mark.parametrize(
@@ -180,12 +182,12 @@ def test_show_tells_all_of_one_answer_with_nothing_that_a_terminal_obeys(aigw: A
         "\n"
         "  It is\\x1b]0;gone\\x07 in France.\n"
     )
-    assert json.loads(aigw("cache", "show", "9f86", "--json").out) == ANSWER.model_dump(mode="json")
+    assert json.loads(aigw("cache", "show", "9f86", "--json").out) == plain(ANSWER)
 
 
 def test_an_answer_without_text_ends_with_its_size(aigw: Aigw, daemon: FakeDaemon) -> None:
     vectors = {"endpoint": "embeddings", "stream": False, "text": "", "finish_reason": None, "completion_tokens": None}
-    daemon.answers("GET /v1/cache/answers/9f86", ANSWER.model_copy(update=vectors))
+    daemon.answers("GET /v1/cache/answers/9f86", replace(ANSWER, **vectors))
     assert aigw("cache", "show", "9f86").out.endswith("size     1.2kB  12 prompt tokens  took 3.2s\n")
 
 
@@ -213,15 +215,18 @@ def server(state: str, **facts: Any) -> BackendStatus:
 @pytest.mark.parametrize(
     ("cache", "lines"),
     [
-        (CacheStatus(mode="on", ttl_s=3600), "cache    on  kept for 1h00m\n"),
+        (
+            CacheStatus(mode="on", ttl_s=3600),
+            "cache    on  kept for 1h00m  sampled answers too  'mode: off' keeps none\n",
+        ),
         (CacheStatus(mode="off", ttl_s=3600), "cache    off\n"),
         (
             CacheStatus(mode="on", ttl_s=60, redis=RedisStatus(where="redis://h:6379")),
-            "cache    on  kept for 1m00s  Redis redis://h:6379\n",
+            "cache    on  kept for 1m00s  sampled answers too  'mode: off' keeps none  Redis redis://h:6379\n",
         ),
         (
             CacheStatus(mode="on", ttl_s=60, redis=RedisStatus(where="", warnings=["X is not set"])),
-            "cache    on  kept for 1m00s  no Redis\n  X is not set\n",
+            "cache    on  kept for 1m00s  sampled answers too  'mode: off' keeps none  no Redis\n  X is not set\n",
         ),
         (
             CacheStatus(
@@ -229,7 +234,7 @@ def server(state: str, **facts: Any) -> BackendStatus:
                 ttl_s=60,
                 redis=RedisStatus(where="/s", server=server("ready", pid=9, memory_bytes=12_000_000, restarts=1)),
             ),
-            "cache    deterministic  kept for 1m00s  Redis ready  PID 9  11.4MiB  1 restart\n",
+            "cache    deterministic  kept for 1m00s  'mode: off' keeps none  Redis ready  PID 9  11.4MiB  1 restart\n",
         ),
         (
             CacheStatus(
@@ -237,7 +242,10 @@ def server(state: str, **facts: Any) -> BackendStatus:
                 ttl_s=60,
                 redis=RedisStatus(where="/s", server=server("failed", why="install one"), warnings=["kept here"]),
             ),
-            "cache    on  kept for 1m00s  Redis failed\n  install one\n  kept here\n",
+            (
+                "cache    on  kept for 1m00s  sampled answers too  'mode: off' keeps none  Redis failed\n"
+                "  install one\n  kept here\n"
+            ),
         ),
     ],
 )
@@ -247,14 +255,13 @@ def test_status_tells_of_the_cache_in_a_line(aigw: Aigw, daemon: FakeDaemon, cac
 
 
 def test_the_managed_redis_can_be_stopped_and_waited_for_by_its_name(aigw: Aigw, daemon: FakeDaemon) -> None:
-    stopped = starter("ready").model_copy(
-        update={"cache": CacheStatus(mode="on", ttl_s=60, redis=RedisStatus(where="/s", server=server("stopped")))}
-    )
+    cache = CacheStatus(mode="on", ttl_s=60, redis=RedisStatus(where="/s", server=server("stopped")))
+    stopped = replace(starter("ready"), cache=cache)
     daemon.answers("POST /v1/backends/stop", stopped)
     assert aigw("stop", "redis").out == "redis  stopped\n"
     ready = CacheStatus(mode="on", ttl_s=60, redis=RedisStatus(where="/s", server=server("ready")))
     daemon.answers("POST /v1/backends/start", stopped)
-    daemon.streams("GET /v1/watch", [stopped, stopped.model_copy(update={"cache": ready})])
+    daemon.streams("GET /v1/watch", [stopped, replace(stopped, cache=ready)])
     ran = aigw("start", "redis")
     assert ran.code == 0
     assert "redis  ready" in ran.out

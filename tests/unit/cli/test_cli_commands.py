@@ -1,7 +1,9 @@
 """The other commands, each by its whole output."""
 
 import json
+import os
 import re
+import shlex
 import subprocess
 from collections.abc import Iterator
 from io import StringIO
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from msgspec.structs import replace
 
 from aigw_cli.failure import Interrupted
 from aigw_cli.pulling import pull
@@ -17,6 +20,7 @@ from aigw_cli.render.look import Look
 from aigw_cli.render.tail import record_lines
 from aigw_cli.screen import Screen
 from aigw_daemon.control.client import ControlClient
+from aigw_daemon.control.codec import plain
 from aigw_daemon.control.schema import (
     HealthReport,
     Problem,
@@ -25,6 +29,7 @@ from aigw_daemon.control.schema import (
     PullRequest,
 )
 from aigw_daemon.home import Home
+from aigw_daemon.lock import acquire
 from tests.support.fake_daemon import Asked, ControlC, FakeDaemon
 from tests.support.statuses import DAEMON, starter
 from tests.unit.cli.conftest import Aigw
@@ -94,7 +99,7 @@ class TestHealth:
     def test_json_is_the_report(self, aigw: Aigw, daemon: FakeDaemon) -> None:
         daemon.answers("GET /v1/health", self.REPORT)
         ran = aigw("health", "--json")
-        assert json.loads(ran.out) == self.REPORT.model_dump(mode="json")
+        assert json.loads(ran.out) == plain(self.REPORT)
         assert ran.code == 1
 
 
@@ -146,14 +151,25 @@ class TestPull:
         assert body is not None
         assert (body["model"], body["backend"], body["insecure"]) == ("./m", "ollama", True)
 
-    def test_an_interrupted_pull_through_an_ollama_says_how_to_go_on(self, aigw: Aigw, daemon: FakeDaemon) -> None:
-        daemon.streams("POST /v1/pull", [PullEvent(phase="downloading", model="m", resumable=True), ControlC()])
-        assert "'aigw pull m --backend ollama' resumes it" in aigw("pull", "m", "--backend", "ollama").err
-
     @pytest.mark.parametrize(
-        ("resumable", "hint"),
-        [(True, "'aigw pull m' resumes it"), (False, "'aigw pull m' starts it from the beginning")],
+        "options",
+        [
+            ["m", "--backend", "ollama"],
+            ["https://example.org/a b.gguf", "--sha256", "b179c952" * 8, "--name", "tiny", "--profile", "team"],
+            ["r/m", "--backend", "ollama", "--insecure"],
+        ],
     )
+    def test_an_interrupted_pull_says_the_command_that_resumes_it_with_all_its_options(
+        self, aigw: Aigw, daemon: FakeDaemon, options: list[str]
+    ) -> None:
+        daemon.streams("POST /v1/pull", [PullEvent(phase="resolving", model="m"), ControlC()])
+        told = aigw("pull", *options).err.splitlines()[-1]
+        assert sorted(shlex.split(told)) == sorted(["aigw", "pull", *options])
+        first = daemon.asked[-1].body
+        aigw(*shlex.split(told)[1:])
+        assert daemon.asked[-1].body == first
+
+    @pytest.mark.parametrize(("resumable", "hint"), [(True, "to resume:"), (False, "to start from the beginning:")])
     def test_an_interrupted_pull_says_whether_it_can_be_resumed(self, resumable: bool, hint: str) -> None:
         class Client:
             def pull(self, _request: PullRequest) -> Iterator[PullEvent]:
@@ -162,7 +178,7 @@ class TestPull:
 
         with pytest.raises(Interrupted) as interrupted:
             pull(cast(ControlClient, Client()), Screen(out=StringIO()), PullRequest(model="m"))
-        assert interrupted.value.hint == hint
+        assert (interrupted.value.hint, interrupted.value.command) == (hint, "aigw pull m")
 
     def test_a_model_that_is_there_is_said_so(self, aigw: Aigw, daemon: FakeDaemon) -> None:
         daemon.streams("POST /v1/pull", [PullEvent(phase="done", model="m", already=True)])
@@ -178,13 +194,13 @@ class TestPull:
     def test_a_pull_that_breaks_off_is_an_error(self, aigw: Aigw, daemon: FakeDaemon) -> None:
         daemon.streams("POST /v1/pull", [PullEvent(phase="resolving", model="m")])
         ran = aigw("pull", "m")
-        assert (ran.code, ran.err) == (1, "aigw: the pull of m broke off\n  'aigw logs daemon' may say why\n")
+        assert (ran.code, ran.err) == (1, "aigw: the pull of m was cut off\n  'aigw logs daemon' may say why\n")
 
     def test_ctrl_c_cancels_it(self, aigw: Aigw, daemon: FakeDaemon) -> None:
         daemon.streams("POST /v1/pull", [PullEvent(phase="downloading", model="m"), ControlC()])
         ran = aigw("pull", "m")
         assert ran.code == 130
-        assert ran.err == "aigw: interrupted: the pull is cancelled\n  'aigw pull m' starts it from the beginning\n"
+        assert ran.err == "aigw: interrupted: the pull is cancelled\n  to start from the beginning:\n  aigw pull m\n"
 
     @pytest.mark.parametrize(
         ("typed", "told"),
@@ -258,7 +274,7 @@ class TestProfile:
         head, *problems, hint = ran.err.splitlines()
         assert head == "aigw: the profile is invalid"
         assert {line.split(":")[1] for line in problems} >= {"3", "4"}
-        assert hint == "  mend the file, then 'aigw profile validate FILE' checks it again"
+        assert hint == "  fix the file, then check it with 'aigw profile validate FILE'"
 
     def test_a_file_that_is_not_there_is_exit_code_4(self, aigw: Aigw) -> None:
         ran = aigw("profile", "validate", "/nowhere/x.yaml")
@@ -311,10 +327,10 @@ def test_daemon_restart_waits_for_the_new_program(aigw: Aigw, daemon: FakeDaemon
     old = starter("ready")
     daemon.answers("GET /v1/status", old)
     daemon.answers("GET /v1/status", old)
-    daemon.answers("GET /v1/status", old.model_copy(update={"daemon": DAEMON.model_copy(update={"uptime_s": 0.0})}))
+    daemon.answers("GET /v1/status", replace(old, daemon=replace(DAEMON, uptime_s=0.0)))
     daemon.answers("POST /v1/daemon/restart", {})
     ran = aigw("daemon", "restart")
-    assert (ran.code, ran.out) == (0, "aigwd 0.1.0 took over (PID 4711); engines and gateway went on\n")
+    assert (ran.code, ran.out) == (0, "aigwd 0.1.0 took over (PID 4711); engines and gateway kept running\n")
     assert [asked.path for asked in daemon.asked] == ["/v1/status", "/v1/daemon/restart", "/v1/status", "/v1/status"]
 
 
@@ -334,8 +350,8 @@ def test_a_daemon_that_ends_while_somebody_watches_is_told(
     ran = aigw(*arguments)
     assert ran.code == 1
     assert ran.err == (
-        "aigw: aigwd went away meanwhile\n"
-        "  'aigw status' shows whether it is back, 'aigw logs daemon' what it said last\n"
+        "aigw: the connection to aigwd was lost\n"
+        "  'aigw status' shows whether it runs, 'aigw logs daemon' its last messages\n"
     )
 
 
@@ -350,3 +366,34 @@ def test_the_debugging_scripts_call_the_command(script: str, usage: str) -> None
     program = Path(__file__).resolve().parents[3] / "scripts" / "debugging" / script
     done = subprocess.run([str(program), "--help"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith(usage)
+
+
+class TestProfileUseWithoutADaemon:
+    def test_the_choice_is_kept_for_the_next_up(self, aigw: Aigw, home: Home) -> None:
+        home.prepare()
+        mine = home.profiles / "mine.yaml"
+        mine.write_text("version: 1\nbackends:\n  far: {engine: openai, url: http://127.0.0.1:9/v1}\n")
+        home.state_file.write_text('{"version": 1, "instance": "abc", "profile": "/other.yaml", "serving": true}')
+        (home.state / "instance").write_text("abc\n")
+        ran = aigw("profile", "use", "mine")
+        assert (ran.code, ran.err) == (0, "")
+        assert ran.out == "the profile is chosen: 'aigw up' starts it\n"
+        kept = json.loads(home.state_file.read_text())
+        assert (kept["profile"], kept["instance"], kept["serving"]) == (str(mine), "abc", True)
+        assert json.loads(aigw("profile", "use", "mine", "--json").out)["ok"] is True
+
+    @pytest.mark.parametrize(("name", "code"), [("nosuch", 4), ("broken", 5)])
+    def test_what_cannot_be_used_changes_nothing(self, aigw: Aigw, home: Home, name: str, code: int) -> None:
+        home.prepare()
+        (home.profiles / "broken.yaml").write_text("backends: 3\n")
+        assert aigw("profile", "use", name).code == code
+        assert not home.state_file.exists()
+
+    def test_a_daemon_that_holds_the_lock_is_not_overruled(self, aigw: Aigw, home: Home) -> None:
+        home.prepare()
+        lock = acquire(home.lock)
+        ran = aigw("profile", "use", "starter")
+        os.close(lock)
+        assert ran.code == 1
+        assert f"another aigwd (PID {os.getpid()}) is running" in ran.err
+        assert not home.state_file.exists()

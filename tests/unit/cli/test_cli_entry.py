@@ -5,17 +5,20 @@ import os
 import pty
 import re
 import select
+import shlex
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 from aigw_cli import completion
 from aigw_cli.app import app
 from aigw_cli.failure import ExitCode
-from aigw_daemon.control.schema import Problem, ProfileInfo
+from aigw_daemon.control.cache_schema import CacheCounters, CacheMemory, CacheStatistics
+from aigw_daemon.control.schema import HealthReport, NameInfo, Problem, ProfileInfo, RouteAnswer, Why
 from aigw_daemon.home import Home
 from tests.support.fake_daemon import FakeDaemon
 from tests.support.statuses import starter, workstation
@@ -57,6 +60,55 @@ def test_help_imports_nothing_that_it_can_do_without() -> None:
     program = f"import sys, aigw_cli.app; print([module for module in {heavy} if module in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+LOOKING = """
+import sys
+from aigw_cli.main import main
+for command in ("status", "status --models", "health", "why llamacpp", "events", "test-routing smollm2", "cache stats",
+                "logs llamacpp --lines 1"):
+    code = main(command.split())
+    heavy = [each for each in ("pydantic", "httpx", "asyncio", "http.client", "importlib.metadata", "rich.live")
+             if each in sys.modules]
+    print(command, code, heavy, file=sys.stderr)
+"""
+
+
+def test_commands_that_only_look_import_nothing_that_takes_long(daemon: FakeDaemon) -> None:
+    daemon.answers("GET /v1/status", starter("ready"))
+    daemon.answers("GET /v1/health", HealthReport(status="ok"))
+    daemon.answers("GET /v1/why/llamacpp", Why(name="llamacpp", state="ready", well=True, sentence="is ready"))
+    daemon.streams("GET /v1/events", [{"at": 0, "backend": "llamacpp", "event": "ready", "text": ""}])
+    daemon.answers("POST /v1/route", RouteAnswer(model="smollm2", matched="listed"))
+    daemon.answers("GET /v1/names", [])
+    total, memory = CacheCounters(), CacheMemory(entries=0, bytes=0, limit_bytes=1)
+    daemon.answers("GET /v1/cache/stats", CacheStatistics(mode="on", ttl_s=60, since=0, total=total, memory=memory))
+    daemon.streams("GET /v1/logs/llamacpp", ["a line"])
+    done = subprocess.run([sys.executable, "-c", LOOKING], capture_output=True, text=True, check=True)
+    assert [line.partition(" [")[2] for line in done.stderr.splitlines() if " [" in line] == ["]"] * 8, done.stderr
+
+
+def test_help_is_in_groups_with_examples_and_the_home(aigw: Aigw) -> None:
+    said = aigw("--help").out
+    sections = re.findall(r"^([A-Z][\w, ]+):$", said, re.MULTILINE)
+    assert sections == ["Options", "Running", "Looking", "Models, profiles, cache", "Daemon", "Examples", "Environment"]
+    assert "AIGW_HOME" in said
+
+
+@pytest.mark.parametrize("command", sorted(commands()))
+def test_every_example_in_the_help_is_a_command_line_that_parses(aigw: Aigw, command: str) -> None:
+    said = aigw(*command.split(), "--help").out
+    lines = [line.strip() for line in said.partition("Examples:")[2].splitlines() if line.strip()]
+    assert lines
+    for line in lines:
+        words = shlex.split(line.partition(" && ")[0])
+        assert words[: 1 + len(command.split())] == ["aigw", *command.split()]
+        # Parsed, and not run. Raises for a line that doesn't parse.
+        context = typer.main.get_command(app).make_context("aigw", words[1:])
+        for name in command.split():
+            found = context.command.get_command(context, name)  # type: ignore[attr-defined]  # each of them is a group
+            rest = words[words.index(name) + 1 :]
+            context = found.make_context(name, list(rest), parent=context)
 
 
 def test_no_arguments_show_the_help(aigw: Aigw) -> None:
@@ -111,7 +163,20 @@ def test_completion_asks_the_daemon(daemon: FakeDaemon) -> None:
     assert completion.backends("co") == ["coder"]
     assert completion.logs("d") == ["dolphin", "daemon"]
     assert completion.profiles("st") == ["starter"]
-    assert completion.models("llama") == ["llama3.1:latest"]
+    names = [NameInfo(name="llama", kind="route"), NameInfo(name="llama-*", kind="pattern")]
+    daemon.answers("GET /v1/names", [*names, NameInfo(name="llama3.1:latest", kind="model")])
+    assert completion.models("llama") == ["llama", "llama3.1:latest"]
+
+
+def test_a_tab_completes_names_and_imports_nothing_that_takes_long(daemon: FakeDaemon) -> None:
+    daemon.answers("GET /v1/names", [NameInfo(name="chat", kind="route"), NameInfo(name="chat-*", kind="pattern")])
+    program = "import sys\nfrom aigw_cli.main import main\ntry: main()\nfinally: print(*sys.modules, file=sys.stderr)"
+    environment = {"_AIGW_COMPLETE": "complete_bash", "COMP_WORDS": "aigw test-routing ch", "COMP_CWORD": "2"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split() == ["chat"], done.stderr
+    assert not {"pydantic", "httpx", "asyncio", "http.client", "rich.console"} & set(done.stderr.split())
 
 
 @pytest.mark.usefixtures("home")
@@ -193,7 +258,7 @@ def test_watching_on_a_terminal_outlives_the_daemon(daemon: FakeDaemon) -> None:
     daemon.streams("GET /v1/watch", [starter("ready")])
     daemon.streams("GET /v1/watch", [workstation()])
     screen = on_a_terminal("status", "--watch", width=80, interrupted_at="dolphin")
-    before, after = screen.split("aigwd is gone", 1)
+    before, after = screen.split("waiting for it", 1)
     assert "llamacpp" in before
     assert "dolphin" in after
 

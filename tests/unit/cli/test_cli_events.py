@@ -44,4 +44,4 @@ def test_following_ends_with_the_daemon(aigw: Aigw, daemon: FakeDaemon) -> None:
     daemon.streams("GET /v1/events", [READY])
     ran = aigw("events", "-f")
     assert ran.code == 1
-    assert "aigwd went away meanwhile" in ran.err
+    assert "the connection to aigwd was lost" in ran.err

@@ -4,8 +4,10 @@ import json
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from aigw_daemon.control.cache_schema import CacheAnswer
+from aigw_daemon.control.codec import plain
 from aigw_daemon.control.schema import (
     BackendStatus,
     CandidateInfo,
@@ -37,6 +39,7 @@ BACKEND = BackendStatus(
     warnings=[NASTY],
 )
 STATUS = Status(profile=NASTY, daemon=DAEMON, gateway=GATEWAY, backends=[BACKEND])
+GOING = replace(STATUS, backends=[replace(BACKEND, state="stopping")])
 RECORD = {"event": "finished", "id": "r", "status": 503, "model": NASTY, "backend": NASTY, "error": NASTY, "at": 1.0}
 EVENT = {"at": 1.0, "backend": NASTY, "event": "crash", "text": NASTY}
 PROBLEM = Problem(code="port_taken", message=NASTY, hint=NASTY, details=[NASTY])
@@ -52,7 +55,7 @@ DONE = PullEvent(phase="done", model=NASTY, path=NASTY, message=NASTY)
 
 def raw(value: Any) -> str:
     """As the daemon writes it: JSON leaves these characters as they are."""
-    return json.dumps(value if isinstance(value, dict | list) else value.model_dump(mode="json"), ensure_ascii=False)
+    return json.dumps(plain(value), ensure_ascii=False)
 
 
 SCREENS: dict[str, tuple[str, list[Any]]] = {
@@ -66,7 +69,7 @@ SCREENS: dict[str, tuple[str, list[Any]]] = {
     "cache show 9f": ("GET /v1/cache/answers/9f", [ANSWER]),
     "pull m": ("POST /v1/pull", [PullEvent(phase="downloading", model=NASTY, total_bytes=9), DONE]),
     "profile list": ("GET /v1/profiles", [[{"name": NASTY, "path": NASTY, "description": NASTY}]]),
-    "down": ("POST /v1/down", [STATUS, STATUS]),
+    "down": ("POST /v1/down", [STATUS, GOING]),
     "stop": ("POST /v1/backends/stop", [starter("stopped", why=NASTY)]),
 }
 

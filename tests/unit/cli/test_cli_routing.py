@@ -3,7 +3,9 @@
 import json
 
 import pytest
+from msgspec.structs import replace
 
+from aigw_daemon.control.codec import plain
 from aigw_daemon.control.schema import CandidateInfo, HopLimits, RouteAnswer, RouteParameters
 from tests.support.fake_daemon import FakeDaemon
 from tests.unit.cli.conftest import Aigw
@@ -28,23 +30,23 @@ class TestRouting:
             "TRY  BACKEND  MODEL       REASON\n"
             "  1  ollama   qwen2.5:7b  ready\n"
             "\n"
-            "1 skipped: --explain says why\n"
+            "1 skipped: --explain shows why\n"
         )
         assert daemon.asked[0].body == {
             "model": "qwen", "endpoint": "chat/completions", "needs": [], "assume_down": ["coder"],
         }  # fmt: skip
-        assert json.loads(aigw("test-routing", "qwen", "--json").out) == self.ANSWER.model_dump(mode="json")
+        assert json.loads(aigw("test-routing", "qwen", "--json").out) == plain(self.ANSWER)
 
     def test_explain_shows_what_was_skipped(self, aigw: Aigw, daemon: FakeDaemon) -> None:
         daemon.answers("POST /v1/route", self.ANSWER)
         assert "  -  coder    qwen-vllm   assumed down\n" in aigw("test-routing", "qwen", "--explain").out
 
     def test_nothing_left_is_exit_code_1_with_every_reason(self, aigw: Aigw, daemon: FakeDaemon) -> None:
-        daemon.answers("POST /v1/route", self.ANSWER.model_copy(update={"candidates": self.ANSWER.candidates[:1]}))
+        daemon.answers("POST /v1/route", replace(self.ANSWER, candidates=self.ANSWER.candidates[:1]))
         ran = aigw("test-routing", "qwen")
         assert ran.code == 1
         assert ran.out.endswith(
-            "assumed down\n\nnothing could answer it, for the reasons above; 'aigw why BACKEND' says more of one\n"
+            "assumed down\n\nno candidate can answer, for the reasons above; 'aigw why BACKEND' explains one\n"
         )
 
     def test_an_unknown_model_is_exit_code_4_with_the_nearest_names(self, aigw: Aigw, daemon: FakeDaemon) -> None:
@@ -52,7 +54,8 @@ class TestRouting:
         ran = aigw("test-routing", "lama")
         assert ran.code == 4
         assert ran.err == (
-            "aigw: no route, backend or pattern knows the model 'lama'\n  did you mean llama3.1:latest?\n"
+            "aigw: no route, backend or pattern knows the model 'lama'\n"
+            "  did you mean llama3.1:latest? 'aigw status --models' lists every name\n"
         )
         assert aigw("test-routing", "lama", "--json").code == 4
 
@@ -94,11 +97,11 @@ class TestRoutingInFull:
             "  1  coder    q      stopped\n"
             "  2  ollama   q:7b   ready (fallback)\n"
             "\n"
-            "coder  its last start took 1m12s · a request waits up to 10m00s for it\n"
+            "coder  last start took 1m12s · a request waits up to 10m00s for it\n"
             "\n"
             "warning: cloud no longer offers long, which the route 'c*' asks it for\n"
             "\n"
-            "1 skipped: --explain says why\n"
+            "1 skipped: --explain shows why\n"
         )
         assert daemon.asked[0].body == {
             "model": "code", "endpoint": "completions", "needs": ["tools", "vision"], "assume_down": [],
@@ -108,18 +111,18 @@ class TestRoutingInFull:
         daemon.answers("POST /v1/route", self.ANSWER)
         told = aigw("test-routing", "code", "--explain").out.split("\n\n")[2]
         limits = (
-            "coder     its last start took 1m12s · a request waits up to 10m00s for it · 0 of 30 places taken"
-            " · 0 of 100 waiting · first token as long as it computes · still for at most 1m00s"
+            "coder     last start took 1m12s · a request waits up to 10m00s for it · 0 of 30 slots in use"
+            " · 0 of 100 waiting · no first-token limit while the engine is computing · at most 1m00s between tokens"
         )
         assert told.splitlines() == [
             limits,
             "ollama    2 in flight, no limit · first token within 5m00s",
-            "request   10m00s in all · at most 3 attempts · at most 1m00s in a queue",
+            "request   10m00s in total · at most 3 attempts · at most 1m00s in a queue",
             "balance   by weight: coder 1",
-            "cold      while one starts, the next one answers",
-            "full      a request goes on at once where all places are taken",
-            'fields    temperature = 0.2 unless it says otherwise · stop = ["a\\u001b"] always · without user, seed',
-            "too long  a prompt that is too long goes to long at cloud (skipped: unreachable)",
+            "cold      while one starts, the next candidate answers",
+            "full      a full backend passes the request on to the next candidate at once",
+            'fields    temperature = 0.2 unless the request sets it · stop = ["a\\u001b"] always · without user, seed',
+            "too long  overlong prompts go to long at cloud (skipped: unreachable)",
         ]
 
     def test_an_open_circuit_is_the_first_thing_said(self, aigw: Aigw, daemon: FakeDaemon) -> None:
@@ -133,12 +136,12 @@ class TestRoutingInFull:
         mute = CandidateInfo(backend="a", model="m", kept=False, reason="does not")
         answer = RouteAnswer(model="m", matched="listed", endpoint="rerank", candidates=[mute], instead=["bge", "jina"])
         daemon.answers("POST /v1/route", answer)
-        daemon.answers("POST /v1/route", answer.model_copy(update={"instead": []}))
+        daemon.answers("POST /v1/route", replace(answer, instead=[]))
         ran = aigw("test-routing", "m", "--endpoint", "rerank")
         assert ran.code == 1
-        assert ran.out.endswith("\n\nnothing here does rerank; models that do: bge, jina\n")
+        assert ran.out.endswith("\n\nno candidate supports rerank; models that do: bge, jina\n")
         ran = aigw("test-routing", "m", "--endpoint", "rerank")
-        assert ran.out.endswith("\n\nnothing here does rerank, and no other model of the profile does either\n")
+        assert ran.out.endswith("\n\nno candidate supports rerank, and no other model of the profile does\n")
 
     @pytest.mark.parametrize(
         ("arguments", "says"),

@@ -1,15 +1,17 @@
 """When a wait is over."""
 
 import pytest
+from msgspec.structs import replace
 
 from aigw_cli.settle import Outcome, Wait, began_again, outcome, wanted
+from aigw_daemon.control.codec import converted
 from aigw_daemon.control.schema import BackendStatus, GatewayStatus, Status
 from aigw_daemon.words import State
 from tests.support.statuses import DAEMON, GATEWAY, starter
 
 
 def backend(state: str, **changes: object) -> BackendStatus:
-    return BackendStatus.model_validate({"name": "b", "engine": "vllm", "state": state} | changes)
+    return converted({"name": "b", "engine": "vllm", "state": state} | changes, BackendStatus)
 
 
 @pytest.mark.parametrize(
@@ -31,9 +33,32 @@ def test_each_state_has_an_outcome(state: str, expected: Outcome) -> None:
     assert outcome(backend(state)) is expected
 
 
-def test_an_attached_url_gets_time_for_its_first_probe() -> None:
-    assert outcome(backend("unreachable", probed=False, since_s=6)) is Outcome.WAITING
-    assert outcome(backend("unreachable", since_s=0.2)) is Outcome.FAILED
+def test_a_url_is_waited_for_until_its_first_probe_and_no_longer() -> None:
+    assert outcome(backend("unreachable", probed=False)) is Outcome.WAITING
+    assert outcome(backend("unreachable", since_s=0.0)) is Outcome.UNREACHABLE
+
+
+@pytest.mark.parametrize(
+    ("others", "strict", "ok"),
+    [
+        ([backend("ready", name="a")], False, True),
+        ([backend("stopped", name="a", wanted=False)], False, True),
+        ([backend("ready", name="a")], True, False),
+        ([], False, False),
+        ([backend("failed", name="a")], False, False),
+    ],
+    ids=["another serves", "a request starts another", "strict", "nothing else", "the other failed"],
+)
+def test_an_unreachable_url_fails_the_whole_only_where_nothing_else_can_serve(
+    others: list[BackendStatus], strict: bool, ok: bool
+) -> None:
+    url = backend("unreachable", name="far", managed=False)
+    status = Status(profile="p", daemon=DAEMON, gateway=GATEWAY, backends=[url, *others])
+    names = wanted(status, [])
+    wait = Wait(names, status, strict=strict)
+    assert wait.take(status)
+    assert wait.succeeded is ok
+    assert ("far" in [each.name for each in wait.failed]) is not ok
 
 
 def test_without_names_all_wanted_backends_are_waited_for() -> None:
@@ -68,7 +93,7 @@ def test_a_failed_gateway_fails_the_whole() -> None:
 
 
 def of(*backends: BackendStatus, profile: str = "p", stopping: bool = False) -> Status:
-    daemon = DAEMON.model_copy(update={"stopping": stopping})
+    daemon = replace(DAEMON, stopping=stopping)
     return Status(profile=profile, daemon=daemon, gateway=GATEWAY, backends=list(backends))
 
 

@@ -5,11 +5,13 @@ import os
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 from rich.console import Console
 
 from aigw_cli.render.look import Look
 from aigw_cli.render.status import status_lines
-from aigw_daemon.control.schema import GatewayStatus, LoadedModel, Status
+from aigw_daemon.control.codec import plain
+from aigw_daemon.control.schema import GatewayStatus, LoadedModel, NameInfo, Status
 from aigw_daemon.home import Home
 from aigw_daemon.identity import Identity, boot_id, start_ticks
 from aigw_daemon.state_file import BackendRecord, Document
@@ -115,12 +117,12 @@ def test_no_line_is_wider_than_the_screen(width: int) -> None:
 
 
 def test_a_daemon_of_another_version_is_pointed_out() -> None:
-    assert "this aigw is 0.2.0: 'aigw daemon restart' brings the daemon to it" in drawn(starter("ready"), 100, "0.2.0")
+    assert "this aigw is 0.2.0: 'aigw daemon restart' updates the daemon" in drawn(starter("ready"), 100, "0.2.0")
 
 
 def test_a_stale_backend_says_how_to_renew_it() -> None:
     screen = drawn(starter("ready", stale=True), 100)
-    assert "runs with older settings than the profile's: 'aigw restart llamacpp' applies them" in screen
+    assert "running with settings that differ from the profile's: 'aigw restart llamacpp' applies them" in screen
 
 
 def test_a_crashing_gateway_says_why() -> None:
@@ -167,7 +169,7 @@ def test_json_is_the_contract(aigw: Aigw, daemon: FakeDaemon) -> None:
 
 
 def test_json_keeps_a_state_that_this_version_does_not_know(aigw: Aigw, daemon: FakeDaemon) -> None:
-    newer = starter("ready").model_dump(mode="json")
+    newer = plain(starter("ready"))
     newer["backends"][0]["state"] = "migrating"
     daemon.answers("GET /v1/status", newer)
     assert json.loads(aigw("status", "--json").out)["backends"][0]["state"] == "migrating"
@@ -188,7 +190,7 @@ def test_watching_in_plain_text_prints_one_block_per_change(aigw: Aigw, daemon: 
 
 
 def test_what_a_later_daemon_would_suffer_from_stands_below_the_daemon() -> None:
-    status = starter("ready").model_copy(update={"daemon": DAEMON.model_copy(update={"warnings": ["disk full"]})})
+    status = replace(starter("ready"), daemon=replace(DAEMON, warnings=["disk full"]))
     assert "\ndaemon   PID 4711  version 0.1.0  up 1d02h\n         disk full\n" in drawn(status, 80)
 
 
@@ -219,7 +221,7 @@ def test_without_a_daemon_it_says_what_still_runs_and_what_becomes_of_it(aigw: A
     assert aigw("status").err == (
         "aigw: aigwd is not running\n"
         f"  still running without it: gateway (PID {pid}), coder (PID {pid})\n"
-        "  'aigw up' starts it, and takes them up; 'aigw down' stops them\n"
+        "  'aigw up' starts it and adopts them; 'aigw down' stops them\n"
     )
 
 
@@ -250,8 +252,40 @@ def test_models_in_memory_stand_below_their_ollama_with_their_share_of_the_gpu()
         LoadedModel(name="llama3.1:latest", memory_bytes=6 * 2**30, gpu_memory_bytes=5 * 2**30, context=8192),
         LoadedModel(name="bad\x1b[2J", memory_bytes=2**30, gpu_memory_bytes=0),
     ]
-    status = workstation().model_copy(update={"backends": [ollama.model_copy(update={"loaded": loaded}), *others]})
+    status = replace(workstation(), backends=[replace(ollama, loaded=loaded), *others])
     screen = drawn(status, 80)
     assert "\n  loaded llama3.1:latest 6.0GiB, 5.0GiB on GPU, context 8192\n" in screen
     assert "\n  loaded bad\\x1b[2J 1.0GiB, on the CPU\n" in screen
-    assert json.loads(status.model_dump_json())["backends"][0]["loaded"][0]["gpu_memory_bytes"] == 5 * 2**30
+    assert plain(status)["backends"][0]["loaded"][0]["gpu_memory_bytes"] == 5 * 2**30
+
+
+NAMES = [
+    NameInfo(name="chat", kind="route", backends=["coder", "ollama"], state="ready"),
+    NameInfo(name="talk\x1b[2J", kind="alias", backends=["coder"], state="stopped", alias_of="chat"),
+    NameInfo(name="gpt-*", kind="pattern"),
+]
+
+
+def test_models_are_all_names_with_their_backends_and_states(aigw: Aigw, daemon: FakeDaemon) -> None:
+    daemon.answers("GET /v1/names", NAMES)
+    assert aigw("status", "--models").out == (
+        "NAME         KIND           STATE    BACKENDS\n"
+        "chat         route          ready    coder,ollama\n"
+        "talk\\x1b[2J  alias of chat  stopped  coder\n"
+        "gpt-*        pattern        -        -\n"
+    )
+    assert json.loads(aigw("status", "--models", "--json").out) == plain(NAMES)
+    assert aigw("status", "--models", "--watch").code == 2
+
+
+def test_no_names_are_said_to_be_none(aigw: Aigw, daemon: FakeDaemon) -> None:
+    daemon.answers("GET /v1/names", [])
+    assert aigw("status", "--models").out == "no names: the profile has no routes, and no backend lists a model\n"
+
+
+def test_an_edited_profile_is_told(aigw: Aigw, daemon: FakeDaemon) -> None:
+    daemon.answers("GET /v1/status", replace(starter("ready"), profile_file="/p/starter.yaml", profile_edited=True))
+    out = aigw("status").out
+    assert out.startswith(
+        "profile  starter\n         /p/starter.yaml has changed since it was loaded: 'aigw up' applies it\n"
+    )

@@ -3,11 +3,12 @@
 import json
 
 import pytest
+from msgspec.structs import replace
 
 from aigw_cli.render.look import Look
-from aigw_cli.render.up import progress_lines
+from aigw_cli.render.up import interrupted_lines, progress_lines
 from aigw_daemon.control import launch
-from aigw_daemon.control.schema import Example, GatewayStatus, Problem, PullEvent, Status
+from aigw_daemon.control.schema import BackendStatus, CacheStatus, Example, GatewayStatus, Problem, PullEvent, Status
 from tests.support.fake_daemon import Asked, ControlC, FakeDaemon, LastWords
 from tests.support.statuses import starter
 from tests.unit.cli.conftest import Aigw
@@ -68,7 +69,7 @@ def test_up_says_why_a_backend_failed_and_shows_its_log(aigw: Aigw, daemon: Fake
         "  | gguf_init_from_file: failed to open\n"
         "  | main: exiting due to model loading error\n"
         "\n"
-        "Next     aigw logs llamacpp   aigw restart llamacpp   aigw status\n"
+        "Next     aigw why llamacpp   aigw logs llamacpp   aigw restart llamacpp   aigw status\n"
     )
 
 
@@ -150,7 +151,7 @@ def test_example_prefers_a_model_that_chats(aigw: Aigw, daemon: FakeDaemon) -> N
         starter("ready", since_s=600, example=Example(model=model, endpoint=endpoint), models=[model]).backends[0]
         for model, endpoint in (("a-embed", "embeddings"), ("z-chat", "chat/completions"))
     )
-    both = starter("ready").model_copy(update={"backends": [embeds, chats]})
+    both = replace(starter("ready"), backends=[embeds, chats])
     daemon.answers("POST /v1/up", both)
     daemon.streams("GET /v1/watch", [both])
     out = aigw("up").out
@@ -193,8 +194,8 @@ def test_up_as_json_is_events_and_a_result(aigw: Aigw, daemon: FakeDaemon) -> No
 
 def test_up_waits_only_for_the_backends_that_were_named(aigw: Aigw, daemon: FakeDaemon) -> None:
     status = starter("ready", since_s=600)
-    other = status.backends[0].model_copy(update={"name": "other", "state": "starting"})
-    both = status.model_copy(update={"backends": [*status.backends, other]})
+    other = replace(status.backends[0], name="other", state="starting")
+    both = replace(status, backends=[*status.backends, other])
     daemon.answers("POST /v1/up", both)
     daemon.streams("GET /v1/watch", [both])
     assert aigw("up", "llamacpp").code == 0
@@ -217,9 +218,68 @@ def test_ctrl_c_while_waiting_says_that_it_goes_on(aigw: Aigw, daemon: FakeDaemo
     ran = aigw("up")
     assert ran.code == 130
     assert ran.err == (
-        "aigw: interrupted: it goes on in the background\n"
-        "  'aigw status --watch' shows how far it is; 'aigw down' stops it\n"
+        "aigw: interrupted; still starting in the background: llamacpp\n"
+        "  'aigw status --watch' shows the progress; 'aigw down' stops everything\n"
     )
+
+
+def test_ctrl_c_on_a_terminal_leaves_the_last_state_on_the_screen() -> None:
+    ready = replace(starter("ready").backends[0], name="other")
+    status = failed()
+    status = replace(status, backends=[*status.backends, ready])
+    lines = [line.plain for line in interrupted_lines(status, ["llamacpp", "other"], Look(width=80, plain=False))]
+    assert [line.split()[0] for line in lines[:2]] == ["gateway", "llamacpp"]
+    assert "  the model file is missing: /models/x.gguf" in lines
+    assert lines[-1].split()[:3] == ["other", "●", "ready"]
+
+
+FAR = BackendStatus(
+    name="far",
+    engine="openai",
+    state="unreachable",
+    managed=False,
+    address="http://far:9",
+    why="it refuses connections",
+)
+
+
+def test_an_unreachable_url_is_told_and_does_not_fail_a_profile_that_can_serve(aigw: Aigw, daemon: FakeDaemon) -> None:
+    status = starter("ready", since_s=600)
+    status = replace(status, backends=[*status.backends, FAR])
+    daemon.answers("POST /v1/up", status)
+    daemon.streams("GET /v1/watch", [status])
+    ran = aigw("up")
+    assert ran.code == 0
+    assert "far  unreachable\n  it refuses connections\n" in ran.out
+    assert ran.out.endswith("Next     aigw status   aigw logs llamacpp -f   aigw tail   aigw down\n")
+    assert aigw("up", "--strict").code == 1
+    assert aigw("up", "far").code == 1
+
+
+def test_next_steps_of_a_url_that_aigw_does_not_run_are_not_its_log(aigw: Aigw, daemon: FakeDaemon) -> None:
+    status = replace(starter("ready"), backends=[FAR])
+    daemon.answers("POST /v1/up", status)
+    daemon.streams("GET /v1/watch", [status])
+    ran = aigw("up")
+    assert (ran.code, ran.out[ran.out.index("Next") :]) == (1, "Next     aigw why far   aigw status\n")
+
+
+def test_up_names_the_routes_and_says_that_answers_are_kept(aigw: Aigw, daemon: FakeDaemon) -> None:
+    status = replace(starter("ready"), routes=["chat", "fast"], cache=CacheStatus(mode="on", ttl_s=3600))
+    daemon.answers("POST /v1/up", status)
+    daemon.streams("GET /v1/watch", [status])
+    out = aigw("up").out
+    assert "Routes   chat, fast\n" in out
+    assert "Cache    answers, sampled ones too, are kept for 1h00m" in out
+    assert "'x-aigw-cache: bypass' asks the engine, 'mode: off' keeps none" in out
+
+
+@pytest.mark.parametrize("command", [["restart", "llamacpp"], ["up"], ["start"]])
+def test_a_profile_that_was_edited_is_told(aigw: Aigw, daemon: FakeDaemon, command: list[str]) -> None:
+    status = replace(starter("ready"), profile_file="/p/starter.yaml", profile_edited=True)
+    daemon.answers(f"POST /v1/{'' if command == ['up'] else 'backends/'}{command[0]}", status)
+    daemon.streams("GET /v1/watch", [status])
+    assert "/p/starter.yaml has changed since it was loaded: 'aigw up' applies it\n" in aigw(*command).out
 
 
 def test_a_daemon_that_ends_meanwhile_is_an_error(aigw: Aigw, daemon: FakeDaemon) -> None:
@@ -228,8 +288,8 @@ def test_a_daemon_that_ends_meanwhile_is_an_error(aigw: Aigw, daemon: FakeDaemon
     ran = aigw("up")
     assert ran.code == 1
     assert ran.err == (
-        "aigw: aigwd went away meanwhile\n"
-        "  'aigw status' shows whether it is back, 'aigw logs daemon' what it said last\n"
+        "aigw: the connection to aigwd was lost\n"
+        "  'aigw status' shows whether it runs, 'aigw logs daemon' its last messages\n"
     )
 
 
@@ -284,7 +344,7 @@ def test_a_backend_that_was_ready_and_is_idle_again_is_no_failure(aigw: Aigw, da
 
 def test_a_down_in_another_shell_ends_the_waiting(aigw: Aigw, daemon: FakeDaemon) -> None:
     status = starter("starting")
-    stopping = status.model_copy(update={"daemon": status.daemon.model_copy(update={"stopping": True})})
+    stopping = replace(status, daemon=replace(status.daemon, stopping=True))
     daemon.answers("POST /v1/up", status)
     daemon.streams("GET /v1/watch", [status, stopping])
     ran = aigw("up")
@@ -323,7 +383,7 @@ def test_down_shows_the_way_down_until_the_daemon_is_gone(aigw: Aigw, daemon: Fa
     daemon.streams("POST /v1/down", [starter("ready"), starter("stopping"), starter("stopped"), LastWords()])
     ran = aigw("down")
     assert (ran.code, ran.err) == (0, "")
-    assert ran.out == "llamacpp  ready\nllamacpp  stopping\nllamacpp  stopped\neverything is stopped\n"
+    assert ran.out == "llamacpp  stopping\nllamacpp  stopped\neverything is stopped\n"
 
 
 def test_down_as_json_is_events_and_a_result(aigw: Aigw, daemon: FakeDaemon) -> None:
@@ -357,4 +417,4 @@ def test_down_without_a_daemon_stops_what_it_left(aigw: Aigw, monkeypatch: pytes
 def test_down_with_nothing_left_is_no_error(aigw: Aigw, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "stop_all", lambda: "")
     ran = aigw("down")
-    assert (ran.code, ran.out) == (0, "aigwd was not running; nothing that it left runs any more\n")
+    assert (ran.code, ran.out) == (0, "aigwd was not running; no process of it is left\n")

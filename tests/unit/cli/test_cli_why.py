@@ -2,6 +2,7 @@
 
 import json
 
+from aigw_daemon.control.codec import plain
 from aigw_daemon.control.schema import Problem, Why
 from tests.support.fake_daemon import FakeDaemon
 from tests.unit.cli.conftest import Aigw
@@ -36,7 +37,7 @@ def test_one_line_when_all_is_well(aigw: Aigw, daemon: FakeDaemon) -> None:
 
 def test_json_is_the_answer(aigw: Aigw, daemon: FakeDaemon) -> None:
     daemon.answers("GET /v1/why/coder", FAILED)
-    assert json.loads(aigw("why", "coder", "--json").out) == FAILED.model_dump(mode="json")
+    assert json.loads(aigw("why", "coder", "--json").out) == plain(FAILED)
 
 
 def test_unknown_backend_is_exit_code_4(aigw: Aigw, daemon: FakeDaemon) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from aigw_daemon.control.codec import plain
 from aigw_daemon.control.launch import LaunchError, ensure_daemon, is_listening, stop_all
 from aigw_daemon.home import Home
 from tests.support.wait import eventually_now
@@ -82,7 +83,7 @@ def test_a_daemon_that_is_ready_stays_behind_detached(
 def test_its_own_problem_is_told(home: Home) -> None:
     problem = {"code": "port_taken", "message": "port 4000 is taken by nginx", "hint": "stop it"}
     error = problem_of(home, f"tell({{'error': {problem}}})")
-    assert error.problem.model_dump(include=set(problem)) == problem
+    assert plain(error.problem).items() >= problem.items()
 
 
 def test_a_death_without_a_word_shows_the_end_of_its_log(home: Home) -> None:

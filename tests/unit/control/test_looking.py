@@ -2,6 +2,7 @@
 
 import msgspec
 
+from aigw_daemon.control.codec import converted, plain
 from aigw_daemon.control.looking import route_answer
 from aigw_daemon.control.offers import no_longer_offered
 from aigw_daemon.control.schema import RouteAnswer, RouteRequest
@@ -19,7 +20,7 @@ WARM = backend("ollama", 2, models=["q", "v"], engine=EngineKind.OLLAMA)
 
 def answer(snapshot: Snapshot, name: str, load: Load | None = None, **asked: object) -> RouteAnswer:
     """What the operator is shown."""
-    return route_answer(snapshot, RouteRequest.model_validate({"model": name, **asked}), load or Load({}))
+    return route_answer(snapshot, converted({"model": name, **asked}, RouteRequest), load or Load({}))
 
 
 def test_each_hop_has_what_holds_for_it() -> None:
@@ -32,7 +33,7 @@ def test_each_hop_has_what_holds_for_it() -> None:
     assert (first.kept, first.cold) == (False, False)
     assert first.reason == "its circuit is open: 3 refused connections"
     assert first.limits is not None
-    assert first.limits.model_dump() == {
+    assert plain(first.limits) == {
         "in_flight": 2, "max_concurrency": 30, "waiting": 1, "max_queue": 5, "first_token_timeout": 9.0,
         "gap_timeout": 8.0, "cold_timeout": 7.0, "circuit": "3 refused connections", "last_start_s": 72.0,
     }  # fmt: skip
@@ -56,7 +57,7 @@ def test_fields_and_the_chain_for_long_prompts_are_told() -> None:
     )
     told = answer(showing(COLD, WARM, routes=[settings]), "r")
     assert told.parameters is not None
-    assert told.parameters.model_dump() == {
+    assert plain(told.parameters) == {
         "defaults": {"temperature": 0.2},
         "override": {"top_k": [1]},
         "drop": ["user"],

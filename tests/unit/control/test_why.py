@@ -109,7 +109,7 @@ def test_backend_that_waits_for_its_next_try_says_what_it_waits_after() -> None:
     failure = Failure(FailureKind.HUNG, "hung: 2 requests in flight and no progress for 60 s; trying again in 0.5 s")
     why = told(failed(failure, State.BACKOFF))
     assert why.sentence == ("is in backoff: hung: 2 requests in flight and no progress for 60 s; trying again in 0.5 s")
-    assert why.next == "it is replaced by itself; if its requests are only slow, raise hang_timeout in the profile"
+    assert why.next == "aigw replaces it; if its requests are merely slow, raise hang_timeout in the profile"
 
 
 @pytest.mark.parametrize(
@@ -117,20 +117,20 @@ def test_backend_that_waits_for_its_next_try_says_what_it_waits_after() -> None:
     [
         ({}, "has been ready for 10 min, and was never restarted", None),
         ({"restarts": 2}, "has been ready for 10 min, and was restarted 2 times", None),
-        ({"attached": True}, "has been ready for 10 min, and somebody else runs it", None),
+        ({"attached": True}, "has been ready for 10 min, and aigw does not run it", None),
         (
             {"state": State.STARTING, "since_s": 5.0, "progress": "loading weights"},
             "has been starting for 5 s: loading weights",
-            "'aigw logs coder -f' shows how it goes",
+            "'aigw logs coder -f' follows the start",
         ),
         (
             {"state": State.DRAINING, "since_s": 3.0},
             "has been draining for 3 s: 1 request may finish before it stops",
-            "'aigw stop coder --now' does not wait for them",
+            "'aigw stop coder --now' skips the wait",
         ),
         (
             {"state": State.STOPPED},
-            "has been stopped for 10 min: nothing wants it now",
+            "has been stopped for 10 min: no pending requests",
             "'aigw start coder' starts it, and so does a request for its model",
         ),
         (
@@ -141,17 +141,17 @@ def test_backend_that_waits_for_its_next_try_says_what_it_waits_after() -> None:
         (
             {"state": State.DEGRADED, "why": "/health answers 500 (1 failed liveness probes)"},
             "has been degraded for 10 min: /health answers 500 (1 failed liveness probes)",
-            "it is replaced if it stays so; 'aigw logs coder' has more",
+            "aigw replaces it if that lasts; 'aigw logs coder' has more",
         ),
         (
             {"state": State.UNREACHABLE, "attached": True, "why": "it refuses connections"},
             "has been unreachable for 10 min: it refuses connections",
-            "look after the server there: aigw only asks it, and goes on asking",
+            "check that server; aigw only probes it",
         ),
         (
             {"state": State.UNREACHABLE, "attached": True, "why": "it refuses connections", "models": LISTED},
             "has been unreachable for 10 min: it refuses connections; it listed 2 models 10 min ago",
-            "look after the server there: aigw only asks it, and goes on asking",
+            "check that server; aigw only probes it",
         ),
     ],
 )

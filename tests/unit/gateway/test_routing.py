@@ -281,10 +281,10 @@ def test_taken_places_are_told_and_a_full_queue_is_skipped() -> None:
     routed = table(narrow, B, routes=(route("r", ("a", "x"), ("b", "x")),))
     busy = resolve(routed, "r", Conditions(in_flight={"a": 2}))
     assert tried(busy) == [("a", "x"), ("b", "x")]
-    assert busy.candidates[0].reason == "ready; 2 of 2 places taken, 0 waiting"
+    assert busy.candidates[0].reason == "ready; 2 of 2 slots in use, 0 waiting"
     full = resolve(routed, "r", Conditions(in_flight={"a": 2}, waiting={"a": 1}))
     assert tried(full) == [("b", "x")]
-    assert full.candidates[0].reason == "full: 2 of 2 places taken, 1 of 1 waiting"
+    assert full.candidates[0].reason == "full: 2 of 2 slots in use, 1 of 1 waiting"
 
 
 def test_a_route_brings_its_policies_along() -> None:

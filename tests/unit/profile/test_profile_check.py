@@ -86,9 +86,9 @@ def _backends(*lines: str) -> str:
     [
         (
             _backends("engine: ollama, port: 9", "engine: ollama, port: 9"),
-            'each port has one owner; the backend "b0" has',
+            'port 9 is already used by the backend "b0"',
         ),
-        (_backends("engine: ollama, port: 4000"), "each port has one owner; the gateway has"),
+        (_backends("engine: ollama, port: 4000"), "port 4000 is already used by the gateway"),
         (_backends(*["engine: ollama, group: g"] * 2), 'runs at a time, and "b0" of this one is always on'),
         (_backends("engine: vllm"), "b0.model: is required"),
         (_backends("engine: ollama, api_key: x"), "api_key is for attached backends"),

@@ -117,10 +117,20 @@ def test_where_all_is_in_place_it_starts_asks_and_says_what_next(checkout: Check
         gateway.kill()
 
     assert done.returncode == 0, done
-    assert f"aigw up --profile starter-{port}\n" in done.stdout
+    lines = done.stdout.splitlines()
+    assert [line[:3] for line in lines if line[1:3] == "/3"] == ["1/3", "2/3", "3/3"]
+    assert f"aigw pull smollm2-135m --profile starter-{port}\n" in done.stdout
+    assert "aigw up" not in done.stdout
     assert "It speaks plainly.\n" in done.stdout
-    assert "aigw down" in done.stdout
+    assert [done.stdout.count(each) for each in ("curl ", "aigw status", "aigw down")] == [1, 1, 1]
     assert (checkout.venv / "aigw-lock").read_text() == stamp
+
+
+def test_what_up_says_is_shown_when_it_fails(checkout: CheckoutCopy) -> None:
+    checkout.pretend_ready(aigw='[ "$1" = pull ] || { echo "llamacpp  failed"; exit 1; }')
+    done = checkout.run("quickstart", "--port", free_port())
+
+    assert (done.returncode, done.stderr) == (1, "llamacpp  failed\n")
 
 
 def test_a_start_that_fails_ends_it_with_the_words_and_status_of_aigw(checkout: CheckoutCopy) -> None:

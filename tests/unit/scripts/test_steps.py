@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.setup.steps import SetupError, failure, is_stamped, locked, run, told, works, write_last
+from scripts.setup.steps import LOG, SetupError, failure, is_stamped, locked, run, told, works, write_last
 
 
 @pytest.mark.parametrize(
@@ -35,9 +35,16 @@ def test_an_unknown_failure_shows_the_last_lines_and_the_command(capfd: pytest.C
         run(["sh", "-c", "echo something odd; exit 3"])
 
     assert str(caught.value) == (
-        "something odd\ncannot go on: this command ended with status 3:\n  sh -c echo something odd; exit 3"
+        f"something odd\ncannot go on: this command ended with status 3; its whole output is in {LOG}:\n"
+        "  sh -c echo something odd; exit 3"
     )
     assert capfd.readouterr().out == ""
+
+
+def test_output_of_what_succeeds_is_in_the_log_alone(capfd: pytest.CaptureFixture[str]) -> None:
+    run(["sh", "-c", "echo Collecting a-package"])
+    assert capfd.readouterr() == ("", "")
+    assert LOG.read_text().endswith("Collecting a-package\n")
 
 
 def test_a_missing_command_is_named() -> None:

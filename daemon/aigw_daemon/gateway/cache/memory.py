@@ -15,6 +15,10 @@ _LARGEST_PART: Final = 8
 """No answer takes more than this part of all the room."""
 
 
+HINT: Final = b"a kept answer; send x-aigw-cache: bypass for a new one"
+"""Whoever takes a kept answer for a fault reads the way out where it came."""
+
+
 class Kept:
     """An answer in this process, in the forms in which it was wanted so far."""
 
@@ -27,9 +31,10 @@ class Kept:
         self.forms: dict[bool, Entry] = {entry.stream: entry}
         """By whether it is a stream."""
         origin = entry.origin
-        self.lines = b"%b%bx-aigw-cache: hit\r\nx-aigw-cache-key: %b\r\n" % (
+        self.lines = b"%b%bx-aigw-cache: hit\r\nx-aigw-cache-hint: %b\r\nx-aigw-cache-key: %b\r\n" % (
             header("x-aigw-backend", origin.backend),
             header("x-aigw-model", origin.model),
+            HINT,
             origin.key.hex().encode(),
         )
         """The header lines that are the same for every hit."""

@@ -107,6 +107,7 @@ def test_a_hit_says_who_had_answered_in_lines_that_nothing_breaks_out_of() -> No
 
     assert kept.lines == (
         b"x-aigw-backend: a%0D%0Ab\r\nx-aigw-model: llama3.1:8b\r\nx-aigw-cache: hit\r\n"
+        b"x-aigw-cache-hint: a kept answer; send x-aigw-cache: bypass for a new one\r\n"
         b"x-aigw-cache-key: " + KEY.hex().encode() + b"\r\n"
     )
 
