@@ -90,14 +90,16 @@ async def test_an_invalid_profile_changes_nothing(living: Living) -> None:
     assert (await ask_once(living.aigw.port, CHAT))[0] == 200
 
 
-async def test_a_profile_that_broke_while_the_daemon_was_away_leaves_the_worker_serving(living: Living) -> None:
+async def test_a_profile_that_broke_and_was_not_kept_either_leaves_the_worker_serving(living: Living) -> None:
     worker, profile = living.worker, living.aigw.folder / "test.yaml"
     good = profile.read_text()
     await asyncio.to_thread(living.kill)
     profile.write_text("version: 1\nbackends: 3\n")
+    living.home.kept_profile.unlink()
     await asyncio.to_thread(living.start)
     await eventually(lambda: "cannot go on with profile" in living.aigw.log("aigwd"), what="the sentence in the log")
     assert (await ask_once(living.aigw.port, CHAT))[0] == 200
+    assert "runs on without supervision" in living.status().daemon.warnings[0]
     profile.write_text(good)
     await asyncio.to_thread(living.up, profile)
     assert living.worker == worker
