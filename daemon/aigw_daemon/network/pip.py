@@ -13,7 +13,8 @@ from aigw_daemon.network.trust import FILE_VARIABLE, FOLDER_VARIABLE
 
 _SCHEMES: Final = ("http", "https")
 _LOOPBACK: Final = "localhost,127.0.0.0/8,::1"
-_ANYWHERE: Final = "https://pypi.org"
+_ANYWHERE: Final = "https://index.invalid"
+"""Stands for the package index, whose address only pip knows: any name that no NO_PROXY excludes."""
 
 
 def pip_environment(env: Mapping[str, str]) -> dict[str, str]:
