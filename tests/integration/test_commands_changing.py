@@ -130,7 +130,7 @@ def test_daemon_restart_is_refused_while_the_state_cannot_be_written(aigw: Aigw)
     in_the_way.mkdir()
     said = aigw.run("daemon", "restart", code=1).stderr
     assert "cannot write" in said
-    assert "make room there" in said
+    assert "free space there" in said
     assert asked(aigw).status_code == 200
     in_the_way.rmdir()
     assert "took over" in aigw.run("daemon", "restart").stdout

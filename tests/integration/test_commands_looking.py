@@ -21,7 +21,7 @@ BACKEND_KEYS = {
 def test_status_as_json_keeps_its_contract(running: Aigw) -> None:
     status = running.status()
     assert set(status) >= {"profile", "daemon", "gateway", "backends"}
-    assert set(status["daemon"]) == DAEMON_KEYS
+    assert set(status["daemon"]) >= DAEMON_KEYS
     assert set(status["gateway"]) >= GATEWAY_KEYS
     (backend,) = status["backends"]
     assert set(backend) >= BACKEND_KEYS
