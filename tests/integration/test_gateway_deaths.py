@@ -159,6 +159,27 @@ async def test_who_wants_no_fallback_waits_for_the_first_candidate(
     assert second.requests == []
 
 
+@pytest.mark.parametrize("wish", ["x-aigw-fallback: off", "x-aigw-backend: one"])
+async def test_a_crowd_that_wants_one_engine_waits_for_it_though_its_death_opened_the_circuit(
+    gateway: LocalGateway, first: FakeEngine, second: FakeEngine, wish: str
+) -> None:
+    go_on = asyncio.Event()
+
+    async def dies_late(request: EngineRequest, writer: asyncio.StreamWriter) -> None:
+        await go_on.wait()
+        await resets(request, writer)
+
+    first.behaviour, second.behaviour = dies_late, well
+    async with asyncio.TaskGroup() as tasks:
+        crowd = [tasks.create_task(gateway.ask((ASK, STREAM)[number % 2], wish, seconds=20)) for number in range(10)]
+        await first.request(10)
+        go_on.set()
+        await eventually(lambda: not gateway.breaker("one").closed, what="an open circuit")
+        await come_back(gateway, first, second)
+    assert {task.result()[0] for task in crowd} == {200}
+    assert second.requests == []
+
+
 async def test_a_crowd_is_asked_again_whatever_the_retry_budget_says(
     gateway: LocalGateway, first: FakeEngine, second: FakeEngine
 ) -> None:

@@ -175,7 +175,12 @@ def _judged(candidate: Candidate, broken: Mapping[str, str], spared: bool) -> Ca
     if spared:
         reason = f"{candidate.reason}; its circuit is open ({why}), but nobody else is left"
         return msgspec.structs.replace(candidate, reason=reason)
-    return _skipped(candidate, f"its circuit is open: {why}")
+    reason = f"its circuit is open: {why}"
+    if candidate.readiness is Readiness.READY:
+        return _skipped(candidate, reason)
+    # The process to come has not failed: who wants no other candidate waits for it.
+    reason += WAITED_FOR
+    return msgspec.structs.replace(candidate, readiness=Readiness.SKIPPED, reason=reason, returning=True)
 
 
 def _skipped(candidate: Candidate, reason: str) -> Candidate:

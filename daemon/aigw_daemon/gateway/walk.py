@@ -307,6 +307,7 @@ class Walk:
             left = self._tried.left(self._wanted(list(returning), plan))
         cold = next((hop for hop in left if hop.cold), None)
         if cold is not None:
+            self._demand(cold)
             await self._await_start(cold, last=len(left) == 1)
             return True
         return await self._await_news() or await self._pause(plan)
