@@ -98,6 +98,8 @@ async def test_models_lists_routes_and_what_backends_list(client: httpx.AsyncCli
         "backend": "local",
         "context_length": 4096,
         "capabilities": [],
+        "listed": True,
+        "last_listed": None,
     }
     assert listed["data"][1]["owned_by"] == "vllm"
     assert listed["data"][1]["state"] == "stopped"

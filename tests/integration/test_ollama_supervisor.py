@@ -73,7 +73,7 @@ async def test_model_pulled_past_us_is_there_after_a_refresh(home: Home, binary:
             assert model.id == name
             assert model.digest is not None
             await made.supervisor.stop(["a"])
-            assert made.report("a").models == ()
+            assert [(model.id, model.listed) for model in made.report("a").models] == [(name, False)]
             await made.supervisor.refresh("a")
 
 

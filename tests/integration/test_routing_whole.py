@@ -126,9 +126,12 @@ def test_a_model_that_the_cloud_no_longer_offers_is_told_in_status_and_test_rout
 
 def test_explain_tells_the_limits_that_hold(whole: Aigw) -> None:
     told = whole.run("test-routing", "deep", "--explain").stdout
-    assert "cloud    0 in flight, no limit · first token within 1m00s · at most 1m00s\n" in told
-    assert "house    0 of 4 slots in use · 0 of 9 waiting · first token within 5m00s · at most 1m00s\n" in told
-    assert "request  10m00s in all · at most 4 attempts · at most 1m00s in a queue\n" in told
+    assert "cloud    0 in flight, no limit · first token within 1m00s · at most 1m00s between tokens\n" in told
+    assert (
+        "house    0 of 4 slots in use · 0 of 9 waiting · first token within 5m00s · at most 1m00s between tokens\n"
+        in told
+    )
+    assert "request  10m00s in total · at most 4 attempts · at most 1m00s in a queue\n" in told
 
 
 def test_a_circuit_that_requests_have_opened_shows_in_test_routing(aigw: Aigw, house: Cloud) -> None:

@@ -77,7 +77,7 @@ async def test_a_second_signal_kills_what_does_not_stop(stubbed: Living) -> None
     await asyncio.to_thread(stubbed.up, stubbed.aigw.write_profile(stubborn))
     assert stubbed.daemon is not None
     stubbed.daemon.send_signal(signal.SIGTERM)
-    await eventually(lambda: stubbed.status().backends[0].state is State.STOPPING, seconds=20, what="the engine's stop")
+    await eventually(lambda: stubbed.status().backends[0].state == State.STOPPING, seconds=20, what="the engine's stop")
     began = asyncio.get_running_loop().time()
     await asyncio.to_thread(stubbed.kill, signal.SIGTERM)
     assert asyncio.get_running_loop().time() - began < 8, "less than the grace of a stop"
@@ -88,7 +88,7 @@ async def test_down_lets_a_running_stream_finish(living: Living) -> None:
     async with streaming(living.aigw.port) as stream:
         statuses = await asyncio.to_thread(all_of, living)
         assert (await stream.events())[-1] == b"[DONE]"
-    assert statuses[-1].gateway.state is State.STOPPED
+    assert statuses[-1].gateway.state == State.STOPPED
     assert await asyncio.to_thread(living.ended) == 0
     assert living.aigw.processes() == []
 
@@ -143,7 +143,7 @@ async def test_a_stop_during_a_start_leaves_it_stopped(stubbed: Living) -> None:
     await eventually(lambda: stubbed.status().backends[0].pid is not None, what="the engine's process")
     with stubbed.control() as control:
         stopped = await asyncio.to_thread(control.stop, ["stub"])
-    assert stopped.backends[0].state is State.STOPPED
+    assert stopped.backends[0].state == State.STOPPED
     assert stubbed.aigw.processes("stub") == []
 
 

@@ -30,12 +30,13 @@ def logs(backend: Of, follow: Follow = False, lines: Lines = 200, as_json: AsJso
     with daemon() as client:
         try:
             _show(client.log(backend, lines=lines, follow=follow), screen)
-        except (DaemonNotRunning, DaemonSuspended, DaemonUnreachable):
-            # What was written needs nobody to be read; following it needs somebody.
-            _show_written(backend, lines, screen)
-            if follow:
-                raise
-            return ExitCode.OK
+        except (DaemonNotRunning, DaemonSuspended, DaemonUnreachable) as error:
+            # Without a daemon its files are enough; why one doesn't answer stands in its own log.
+            if isinstance(error, DaemonNotRunning) or backend == "daemon":
+                _show_written(backend, lines, screen)
+                if not follow:
+                    return ExitCode.OK
+            raise
     if follow:
         from aigw_cli.explain import went_away
 

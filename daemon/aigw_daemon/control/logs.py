@@ -31,8 +31,9 @@ async def lines_of(opened: Opened, count: int, *, follow: bool) -> AsyncGenerato
             if len(data) < BLOCK:
                 await asyncio.sleep(FOLLOW_SECONDS)
     finally:
-        # In a thread too: whoever left may have left a read under way, and it may hang in a disk.
-        await asyncio.to_thread(reader.close)
+        # In a thread too: whoever left may have left a read under way, and it may hang in a disk. Not awaited: whoever
+        # was cancelled may not wait for anything any more.
+        asyncio.get_running_loop().run_in_executor(None, reader.close)
 
 
 class _Reader:

@@ -132,6 +132,7 @@ async def _refused(upstream: Upstream, call: Account, hop: Hop, response: Respon
         if not added or not hop.usage.may_be_cause(hop.model, error):
             raise
     body = await rewritten(call.body, call.facts, hop.model, add_usage=False, params=hop.params)
+    call.attempts += 1
     again = await upstream.request(hop.address, hop.request_head, body)
     if again.status != _OK:
         try:

@@ -7,7 +7,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
-from aigw_daemon.link.messages import ModelView
 from aigw_daemon.supervisor import bringup, hang, liveness, readiness
 from aigw_daemon.supervisor.backend import Address, BackendReport, Edges, Past, Plan
 from aigw_daemon.supervisor.backoff import History, Limits
@@ -49,8 +48,6 @@ class ManagedBackend(ProcessBackend):
         """A start or restart was asked for while it is being taken down."""
         self._parting: str | None = None
         """Why it is being stopped, or was, until a request wants it again."""
-        self._known: tuple[ModelView, ...] = ()
-        """What it served before that: it will again."""
         self._hurried = False
         """It is to be taken down without letting its requests finish."""
         self._history = History()
@@ -75,7 +72,6 @@ class ManagedBackend(ProcessBackend):
             pid=process.handle.identity.pid if process is not None else None,
             gpus=self._gpus(),
             memory_bytes=self._memory,
-            models=self._known or outline.models,
             max_concurrency=section.max_concurrency or self._reading.concurrency,
             restarts=record.restarts,
             progress=self._progress if self.state is State.STARTING else None,
@@ -118,13 +114,13 @@ class ManagedBackend(ProcessBackend):
 
     def _part(self, event: Event, why: str) -> None:
         """Nobody wants it until a request does."""
-        self.wanted, self._again, self._parting, self._known = False, False, why, self._reading.models
+        self.wanted, self._again, self._parting = False, False, why
         self._edges.state.update_backend(self.name, wanted=False)
         self._transition(event, why)
 
     def _on_stop(self, *, hold: bool, now: bool) -> None:
         self.wanted = self._again = False
-        self._parting, self._known = None, ()
+        self._parting = None
         self._hurried = self._hurried or now
         changes = {"stopped_by_operator": True} if hold else {}
         self._edges.state.update_backend(self.name, wanted=False, **changes)
@@ -162,9 +158,6 @@ class ManagedBackend(ProcessBackend):
                 self._occupy_gpus()
                 self._begin(self._drain)
             case State.STOPPING:
-                if self.wanted:
-                    # It comes back: whoever waits for one of its models must not hear that there is no such model.
-                    self._known = self._reading.models or self._known
                 self._occupy_gpus()
                 self._begin(self._take_down)
             case State.BACKOFF:
@@ -210,7 +203,7 @@ class ManagedBackend(ProcessBackend):
             self._post(partial(self._became_ready, found))
 
     def _became_ready(self, reading: Reading) -> None:
-        self._reading, self._known, self._replace = reading, (), False
+        self._reading, self._replace = reading, False
         self._listed_models.note(reading.models, self._revision)
         self.start_took = self._edges.clock.monotonic() - self._began
         self._edges.gpus.release(self.name)
