@@ -25,6 +25,8 @@ _LONGEST_END = 4
 _WHOLE_ENDS = (b"\n\n", b"\r\n\r\n")
 _DONE = b"[DONE]"
 _DONE_EVENT = b"data: [DONE]\n\n"
+_GLUED_ERROR = re.compile(rb'\{\s*"error"\s*:.*', re.DOTALL)
+"""An error behind half an event. Quotes inside JSON strings are escaped, so text can't look so."""
 _FINISH, _USAGE = ((b'"%b"' % name, b'"%b":null' % name, b'"%b": null' % name) for name in (b"finish_reason", b"usage"))
 _FIELDS = (b"data", b"event", b"id", b"retry")
 _LONGEST_FIELD = 6
@@ -218,11 +220,21 @@ class StreamScan:
         try:
             answer = decode_answer(data)
         except BAD_JSON:
-            return self.begun
+            return self._is_odd_remark(data)
         if answer.is_error:
             return self._fails(data)
         self.begun = self.begun or bool(answer.choices)
         return self.begun
+
+    def _is_odd_remark(self, data: bytes) -> bool:
+        """The same for an event that isn't JSON. It is passed on, unless an engine wrote its error behind half of it.
+
+        Clients fail on the broken JSON of such an event, before they get to an error that follows it.
+        """
+        glued = _GLUED_ERROR.search(data)
+        if glued is None or not _is_whole(glued[0]):
+            return self.begun
+        return self._fails(glued[0])
 
     def _fails(self, data: bytes) -> bool:
         self.error = upstream_error(data).message or "the engine sent an error without a text"

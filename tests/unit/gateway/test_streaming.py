@@ -251,6 +251,26 @@ def test_half_an_event_is_never_forwarded(end: bytes, size: int) -> None:
         ]
 
 
+@pytest.mark.parametrize(
+    "half",
+    [
+        b'data: {"id":"x',
+        b'data: {"choices":[{"delta":{"content":"\xf0\x9f',
+        HELLO[:-1],
+        HELLO.replace(b"\n", b"\r\n")[:-2],
+    ],
+)
+def test_an_engines_error_behind_half_an_event_is_an_error(half: bytes) -> None:
+    scan, forwarded = run(HELLO, half + ENGINE_ERROR)
+    assert (forwarded, scan.error) == (HELLO, "out of memory")
+
+
+def test_an_event_that_is_no_json_is_passed_on_without_a_whole_error_in_it() -> None:
+    half = b'data: {"id":"x{"error": {"mess\n\n'
+    scan, forwarded = run(HELLO, half, FINISH, DONE)
+    assert (forwarded, scan.error) == (HELLO + half + FINISH + DONE, None)
+
+
 def told(stream: bytes) -> list[bytes]:
     """The data of each event, by the rules of the WHATWG's specification."""
     found, data = list[bytes](), list[bytes]()
