@@ -54,6 +54,8 @@ def candidates(names: Names, match: Match, ask: Ask, conditions: Conditions) -> 
         found = _unbroken(found, conditions.broken)
     if match.word == "capability":
         found.sort(key=_best_first)
+    if match.route is not None and match.route.cold == "reject":
+        found = [_not_waited_for(candidate) for candidate in found]
     return tuple(found)
 
 
@@ -187,6 +189,13 @@ def _skipped(candidate: Candidate, reason: str) -> Candidate:
     if not (candidate.kept or candidate.returning):
         return candidate
     return msgspec.structs.replace(candidate, readiness=Readiness.SKIPPED, reason=reason, returning=False)
+
+
+def _not_waited_for(candidate: Candidate) -> Candidate:
+    """As it is told on a route that waits for nobody."""
+    if not candidate.returning:
+        return candidate
+    return msgspec.structs.replace(candidate, reason=candidate.reason.removesuffix(WAITED_FOR))
 
 
 def _best_first(candidate: Candidate) -> tuple[bool, int]:

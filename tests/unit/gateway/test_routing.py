@@ -129,6 +129,9 @@ def test_one_that_comes_back_is_skipped_but_may_be_waited_for(state: State) -> N
     assert [(each.backend, each.reason.endswith(WAITED_FOR)) for each in found.returning] == [("a", True)]
     assumed = resolve(table(back, routes=(route("r", ("a", "x")),)), "r", Conditions(frozenset({"a"})))
     assert assumed.returning == ()
+    impatient = msgspec.structs.replace(route("r", ("a", "x")), cold="reject")
+    (candidate,) = resolve(table(back, routes=(impatient,)), "r").candidates
+    assert (candidate.returning, WAITED_FOR in candidate.reason) == (True, False)
 
 
 def test_nearest_names_are_offered() -> None:
