@@ -1,11 +1,15 @@
-"""What a command that reads the files of a daemon that is gone says about it."""
+"""What a command that reads the files of a daemon that doesn't answer says about it."""
 
 import sys
 
 from aigw_cli.screen import Screen
+from aigw_daemon.control.client import ControlError, DaemonNotRunning
 
 
-def say_so(screen: Screen) -> None:
+def say_so(screen: Screen, reason: ControlError) -> None:
     """On standard error, so that the output stays what was asked for."""
-    if not screen.as_json:
-        Screen(out=sys.stderr).show(["aigwd is not running: this is what was written before it ended"])
+    if screen.as_json:
+        return
+    gone = isinstance(reason, DaemonNotRunning)
+    told = "aigwd is not running: this is what was written before it ended" if gone else f"{reason}; from its files:"
+    Screen(out=sys.stderr).show([told])

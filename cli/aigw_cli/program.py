@@ -13,6 +13,8 @@ from typer.core import TyperCommand, TyperGroup
 
 _TYPE = re.compile(r" <[^<>]+>$")
 """What typer writes behind an argument's name: ``<list[str]>``."""
+_WHOLE = 1000
+"""Characters; more than any command's first sentence has. The formatter wraps it."""
 
 
 class Command(TyperCommand):
@@ -55,10 +57,9 @@ class Group(TyperGroup):
         """One section per panel."""
         shown = {name: command for name in self.list_commands(ctx) if (command := self.get_command(ctx, name))}
         panels: dict[str, list[tuple[str, str]]] = {}
-        limit = formatter.width - 6 - max(map(len, shown), default=0)
         for name, command in shown.items():
             panel = getattr(command, "rich_help_panel", None)
-            row = (name, command.get_short_help_str(limit))
+            row = (name, command.get_short_help_str(_WHOLE))
             panels.setdefault(panel if isinstance(panel, str) else "Commands", []).append(row)
         widest = max(map(len, shown), default=0)
         for panel, rows in panels.items():

@@ -36,10 +36,12 @@ time.sleep(600)
 """A daemon that holds the lock and listens nowhere."""
 
 ASKING = [
-    ["status"], ["health"], ["start"], ["stop"], ["restart"], ["up"], ["down"], ["why", "fast"], ["events"], ["tail"],
-    ["logs", "gateway"], ["test-routing", "fast"], ["profile", "use", "starter"], ["profile", "list"],
+    ["status"], ["health"], ["start"], ["stop"], ["restart"], ["up"], ["down"], ["why", "fast"], ["tail"],
+    ["test-routing", "fast"], ["profile", "use", "starter"], ["profile", "list"],
     ["cache", "stats"], ["daemon", "restart"], ["pull", "nothing"], ["status", "--watch"], ["status", "--json"],
 ]  # fmt: skip
+READING = [["events"], ["logs", "gateway"]]
+"""What is written needs nobody to be read."""
 
 
 async def told(whole: Aigw, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -187,6 +189,9 @@ async def test_a_suspended_daemon_is_told_by_every_command_and_ended_by_force(
         said = "".join(capsys.readouterr())
         assert f"aigwd (PID {pid}) is suspended" in said, command
         assert f"kill -CONT {pid}" in said, command
+    for command in READING:
+        assert main(command) == 0, command
+        assert f"aigwd (PID {pid}) is suspended" in capsys.readouterr().err, command
     kill(pid, signal.SIGCONT)
     # Nothing of what was told to have failed is done afterwards.
     assert await asyncio.to_thread(living.ready)

@@ -11,6 +11,7 @@ from aigw_cli.failure import ExitCode
 
 if TYPE_CHECKING:
     from aigw_cli.screen import Screen
+    from aigw_daemon.control.client import ControlError
 
 Name = Annotated[
     str | None,
@@ -24,14 +25,14 @@ def events(backend: Name = None, follow: Follow = False, lines: Lines = 50, as_j
     """Show events of backends: starts, crashes and more."""
     from aigw_cli.screen import Screen
     from aigw_cli.session import daemon
-    from aigw_daemon.control.client import DaemonNotRunning
+    from aigw_daemon.control.client import DaemonNotRunning, DaemonSuspended, DaemonUnreachable
 
     screen = Screen(as_json=as_json)
     with daemon() as client:
         try:
             _show(client.events(backend, lines=lines, follow=follow), screen)
-        except DaemonNotRunning:
-            _show_written(backend, lines, screen)
+        except (DaemonNotRunning, DaemonSuspended, DaemonUnreachable) as reason:
+            _show_written(backend, lines, screen, reason)
             if follow:
                 raise
             return ExitCode.OK
@@ -52,11 +53,11 @@ def _show(events: Iterable[dict[str, Any]], screen: "Screen") -> None:
             screen.show(event_lines(event, screen.look))
 
 
-def _show_written(backend: str | None, count: int, screen: "Screen") -> None:
+def _show_written(backend: str | None, count: int, screen: "Screen", reason: "ControlError") -> None:
     from aigw_cli.postmortem import say_so
     from aigw_daemon.control import postmortem
     from aigw_daemon.home import Home
 
     events = postmortem.events(Home.from_environment(), backend, count)
-    say_so(screen)
+    say_so(screen, reason)
     _show(events, screen)

@@ -11,6 +11,7 @@ from aigw_cli.failure import ExitCode
 
 if TYPE_CHECKING:
     from aigw_cli.screen import Screen
+    from aigw_daemon.control.client import ControlError
 
 Of = Annotated[
     str,
@@ -30,13 +31,12 @@ def logs(backend: Of, follow: Follow = False, lines: Lines = 200, as_json: AsJso
     with daemon() as client:
         try:
             _show(client.log(backend, lines=lines, follow=follow), screen)
-        except (DaemonNotRunning, DaemonSuspended, DaemonUnreachable) as error:
-            # Without a daemon its files are enough; why one doesn't answer stands in its own log.
-            if isinstance(error, DaemonNotRunning) or backend == "daemon":
-                _show_written(backend, lines, screen)
-                if not follow:
-                    return ExitCode.OK
-            raise
+        except (DaemonNotRunning, DaemonSuspended, DaemonUnreachable) as reason:
+            # What was written needs nobody to be read; following it needs somebody.
+            _show_written(backend, lines, screen, reason)
+            if follow:
+                raise
+            return ExitCode.OK
     if follow:
         from aigw_cli.explain import went_away
 
@@ -56,13 +56,13 @@ def _show(lines: Iterable[str], screen: "Screen") -> None:
             screen.show([Text(clean(drawn_last(line)), overflow="fold")])
 
 
-def _show_written(name: str, count: int, screen: "Screen") -> None:
-    """Without a daemon, the log needs nobody to be read; why the daemon isn't running may stand in its own."""
+def _show_written(name: str, count: int, screen: "Screen", reason: "ControlError") -> None:
+    """Print the log from its file; the daemon's own may say why it doesn't answer."""
     from aigw_cli.postmortem import say_so
     from aigw_daemon.control.postmortem import DAEMON, log_lines
     from aigw_daemon.home import Home
 
     lines = log_lines(Home.from_environment(), name, count)
     if name != DAEMON:
-        say_so(screen)
+        say_so(screen, reason)
     _show(lines, screen)

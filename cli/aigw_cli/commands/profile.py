@@ -86,7 +86,7 @@ def _chosen(screen: "Screen", status: "Status | None") -> ExitCode:
 @app.command("validate", cls=Command, epilog=examples(*EXAMPLES["profile validate"]))
 def validate(profile: Which, as_json: AsJson = False) -> ExitCode:
     """Check a profile's file and report all errors."""
-    from aigw_cli.render.text import clean
+    from aigw_cli.render.text import clean, counted
     from aigw_cli.screen import Screen
     from aigw_daemon.profile.load import load
 
@@ -96,7 +96,8 @@ def validate(profile: Which, as_json: AsJson = False) -> ExitCode:
     if as_json:
         screen.document({"name": loaded.name, "path": str(path), "problems": []})
     else:
-        screen.show([f"{clean(str(path))} is valid: {len(loaded.backends)} backends, {len(loaded.routes)} routes"])
+        held = f"{counted(len(loaded.backends), 'backend')}, {counted(len(loaded.routes), 'route')}"
+        screen.show([f"{clean(str(path))} is valid: {held}"])
     return ExitCode.OK
 
 

@@ -3,7 +3,7 @@
 from rich.text import Text
 
 from aigw_cli.render.look import LABEL, Column, Look, Row, fitted, hanging, labelled
-from aigw_cli.render.text import clean, counted, duration, file_size, lines_of, memory
+from aigw_cli.render.text import clean, counted, duration, lines_of, memory
 from aigw_daemon.control.cache_schema import (
     CacheAnswer,
     CacheClear,
@@ -76,7 +76,7 @@ def _size(answer: CacheAnswer) -> list[str]:
         if count is not None
     ]
     finish = [clean(answer.finish_reason)] if answer.finish_reason else []
-    return [file_size(answer.bytes), *tokens, *finish, f"took {duration(answer.duration_s)}"]
+    return [memory(answer.bytes), *tokens, *finish, f"took {duration(answer.duration_s)}"]
 
 
 def _redis(redis: CacheRedis | None, look: Look) -> list[Text]:
@@ -115,7 +115,7 @@ def _row(model: CacheModel) -> Row:
         "MISSES": str(model.misses),
         "HIT-RATE": _percent(model.hit_rate),
         "STORED": str(model.stored),
-        "SIZE": file_size(model.stored_bytes),
+        "SIZE": memory(model.stored_bytes),
         "TOKENS-SAVED": str(model.saved_tokens),
         "TIME-SAVED": duration(model.saved_seconds),
     }

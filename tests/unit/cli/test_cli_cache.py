@@ -62,9 +62,9 @@ saved    15000 tokens  3m12s of engine time
 memory   24 answers  71.3KiB of 64.0MiB
 redis    connected  /run/aigw/redis.sock  1204 answers  34.0MiB of 256MiB  1 lookup unanswered
 
-MODEL                   HITS  COALESCED  MISSES  HIT-RATE  STORED    SIZE  TOKENS-SAVED  TIME-SAVED
-llama3.1:latest           70          5      25       75%      24  48.0kB         15000       3m12s
-qwen-coder-vllm\\x1b[2J     0          0       1        0%       0      0B             0        0.0s
+MODEL                   HITS  COALESCED  MISSES  HIT-RATE  STORED     SIZE  TOKENS-SAVED  TIME-SAVED
+llama3.1:latest           70          5      25       75%      24  46.9KiB         15000       3m12s
+qwen-coder-vllm\\x1b[2J     0          0       1        0%       0       0B             0        0.0s
 """
 NARROW = """\
 cache    on  kept for 1h00m
@@ -76,7 +76,7 @@ redis    ✗ not connected  cache.lan:6380
 
 MODEL                   HITS  MISSES  HIT-RATE  TOKENS-SAVED
 llama3.1:latest           70      25       75%         15000
-  5 coalesced · 24 stored · 48.0kB size · 3m12s time saved
+  5 coalesced · 24 stored · 46.9KiB size · 3m12s time saved
 qwen-coder-vllm\\x1b[2J     0       1        0%             0
   0 coalesced · 0 stored · 0B size · 0.0s time saved
 """
@@ -176,7 +176,7 @@ def test_show_tells_all_of_one_answer_with_nothing_that_a_terminal_obeys(aigw: A
         "from     ollama/llama3.1:8b\n"
         "endpoint chat/completions  streamed\n"
         "kept     12m00s ago  48m00s left\n"
-        "size     1.2kB  12 prompt tokens  240 completion tokens  stop  took 3.2s\n"
+        "size     1.2KiB  12 prompt tokens  240 completion tokens  stop  took 3.2s\n"
         "\n"
         "  Paris.\n"
         "\n"
@@ -188,7 +188,7 @@ def test_show_tells_all_of_one_answer_with_nothing_that_a_terminal_obeys(aigw: A
 def test_an_answer_without_text_ends_with_its_size(aigw: Aigw, daemon: FakeDaemon) -> None:
     vectors = {"endpoint": "embeddings", "stream": False, "text": "", "finish_reason": None, "completion_tokens": None}
     daemon.answers("GET /v1/cache/answers/9f86", replace(ANSWER, **vectors))
-    assert aigw("cache", "show", "9f86").out.endswith("size     1.2kB  12 prompt tokens  took 3.2s\n")
+    assert aigw("cache", "show", "9f86").out.endswith("size     1.2KiB  12 prompt tokens  took 3.2s\n")
 
 
 @pytest.mark.parametrize(

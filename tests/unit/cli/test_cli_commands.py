@@ -266,6 +266,11 @@ class TestProfile:
         assert ran.code == 5
         assert ran.err == "aigw: profile x is invalid\n" + "".join(f"  {line}\n" for line in details)
 
+    def test_a_valid_profile_is_told_with_what_it_has(self, aigw: Aigw, tmp_path: Path) -> None:
+        file = tmp_path / "one.yaml"
+        file.write_text("version: 1\nbackends:\n  a:\n    engine: ollama\n    attach: http://127.0.0.1:1\n")
+        assert aigw("profile", "validate", str(file)).out == f"{file} is valid: 1 backend, 0 routes\n"
+
     def test_validate_needs_no_daemon_and_tells_all_errors_at_once(self, aigw: Aigw, tmp_path: Path) -> None:
         file = tmp_path / "broken.yaml"
         file.write_text("version: 1\nbackends:\n  a: {engine: llamacpp, prot: 1}\n  b: {engine: wllm}\n")

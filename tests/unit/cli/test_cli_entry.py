@@ -266,3 +266,11 @@ def test_watching_on_a_terminal_outlives_the_daemon(daemon: FakeDaemon) -> None:
 @pytest.mark.usefixtures("home")
 def test_watching_where_no_daemon_is_says_so_at_once() -> None:
     assert "aigwd is not running" in on_a_terminal("status", "--watch", width=80)
+
+
+@pytest.mark.parametrize("columns", ["40", "80"])
+def test_the_help_wraps_what_each_command_does(aigw: Aigw, monkeypatch: pytest.MonkeyPatch, columns: str) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    shown = aigw("--help").out
+    assert "..." not in shown.replace("[ARGS]...", "")
+    assert "Start every backend in the profile and wait until it is ready." in " ".join(shown.split())

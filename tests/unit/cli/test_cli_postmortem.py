@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from aigw_daemon.control import wire
+from aigw_daemon.control.client import ControlError, DaemonSuspended, DaemonUnreachable
 from aigw_daemon.home import Home
 from tests.unit.cli.conftest import Aigw
 
@@ -66,3 +68,18 @@ def test_following_ends_with_the_daemon_that_is_not_there(aigw: Aigw, command: l
 @pytest.mark.parametrize("command", [["logs", "coder"], ["events"]])
 def test_a_home_without_a_past_has_nothing_to_read(aigw: Aigw, command: list[str]) -> None:
     assert aigw(*command).code == 3
+
+
+@pytest.mark.usefixtures("left")
+@pytest.mark.parametrize("reason", [DaemonSuspended(7), DaemonUnreachable(7, "/run/control.sock")])
+@pytest.mark.parametrize("command", [["logs", "coder"], ["events"]])
+def test_a_daemon_that_does_not_answer_is_not_called_gone(
+    aigw: Aigw, monkeypatch: pytest.MonkeyPatch, command: list[str], reason: ControlError
+) -> None:
+    def unanswered(*_: object, **__: object) -> None:
+        raise reason
+
+    monkeypatch.setattr(wire, "lines", unanswered)
+    ran = aigw(*command)
+    assert (ran.code, ran.err) == (0, f"{reason}; from its files:\n")
+    assert "coder" in ran.out or "three" in ran.out
