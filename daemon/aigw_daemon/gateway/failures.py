@@ -73,7 +73,8 @@ Met = tuple[str, AttemptFailed]
 _RELAYED: Final = frozenset({400, 405, 406, 409, 411, 413, 414, 415, 416, 422, 424, 451})
 _PASSING: Final = frozenset({502, 503, 504, 529})
 _DYING: Final = re.compile(
-    "EngineDead|EngineCore encountered an issue|runner process has terminated|model runner has unexpectedly stopped"
+    "EngineDead|EngineCore encountered an issue"
+    "|runner process has terminated|model runner has unexpectedly stopped|process no longer running"
 )
 """How vLLM and Ollama say that a process of theirs has died under the request: they answer before they end, or load the
 model anew with the next request."""

@@ -6,6 +6,7 @@ from aigw_daemon.control.codec import converted, plain
 from aigw_daemon.control.looking import route_answer
 from aigw_daemon.control.offers import no_longer_offered
 from aigw_daemon.control.schema import RouteAnswer, RouteRequest
+from aigw_daemon.gateway.ability import WAITED_FOR
 from aigw_daemon.link.messages import Load, ParamsView, RouteView, Snapshot, TargetView
 from aigw_daemon.words import EngineKind, State
 from tests.support.gateway import backend, route
@@ -31,7 +32,7 @@ def test_each_hop_has_what_holds_for_it() -> None:
     )
     first, second = told.candidates
     assert (first.kept, first.cold) == (False, False)
-    assert first.reason == "its circuit is open: 3 refused connections"
+    assert first.reason == f"its circuit is open: 3 refused connections{WAITED_FOR}"
     assert first.limits is not None
     assert plain(first.limits) == {
         "in_flight": 2, "max_concurrency": 30, "waiting": 1, "max_queue": 5, "first_token_timeout": 9.0,

@@ -106,7 +106,11 @@ def test_clients_are_told_not_to_retry_only_where_that_cannot_help(last: Attempt
 
 @pytest.mark.parametrize(
     "message",
-    ["EngineCore encountered an issue. See stack trace (above)", "llama runner process has terminated: signal: killed"],
+    [
+        "EngineCore encountered an issue. See stack trace (above)",
+        "llama runner process has terminated: signal: killed",
+        "llama-server process no longer running: unknown",
+    ],
 )
 def test_last_words_of_a_process_that_dies_are_known(message: str) -> None:
     failure = failed_status(500, message, None)

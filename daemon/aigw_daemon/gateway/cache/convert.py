@@ -33,6 +33,7 @@ class MadeStream(msgspec.Struct, frozen=True):
 
 
 _CHUNK_OBJECT: Final = "chat.completion.chunk"
+_TEXT_OBJECT: Final = "text_completion"
 _WHOLE_OBJECTS: Final = {_CHUNK_OBJECT: "chat.completion"}
 _IN_EVERY_CHUNK: Final = ("id", "created", "model", "system_fingerprint", "service_tier")
 _LATEST_COUNTS: Final = frozenset({*_IN_EVERY_CHUNK, "object", "usage", "timings"})
@@ -99,7 +100,8 @@ def assemble(chunks: Iterable[Fields], *, chat: bool) -> Fields:
                 answer[name] = value
             elif name not in _STREAMS_ONLY:
                 set_once(answer, name, value)
-    answer["object"] = _WHOLE_OBJECTS.get(answer.get("object", ""), answer.get("object"))
+    said = answer.get("object") or (_CHUNK_OBJECT if chat else _TEXT_OBJECT)
+    answer["object"] = _WHOLE_OBJECTS.get(said, said)
     answer["choices"] = [_finished(choices[index], chat=chat) for index in sorted(choices)]
     return answer
 
@@ -180,7 +182,8 @@ def expand(answer: Fields, *, chat: bool) -> Iterator[Fields]:
 
 def _common(answer: Fields) -> Fields:
     common: Fields = {name: answer[name] for name in _IN_EVERY_CHUNK if name in answer}
-    return {**common, "object": _CHUNK_OBJECT if answer.get("object") == "chat.completion" else answer.get("object")}
+    said = answer.get("object") or _TEXT_OBJECT
+    return {**common, "object": _CHUNK_OBJECT if said == "chat.completion" else said}
 
 
 def _chat_pieces(choice: Fields) -> Iterator[Fields]:

@@ -287,6 +287,14 @@ def test_a_whole_answer_that_is_no_plain_text_has_no_other_form(answer: Any) -> 
         made_stream(msgspec.json.encode(answer), chat=True)
 
 
+@pytest.mark.parametrize(("chat", "kind"), [(True, "chat.completion"), (False, "text_completion")])
+def test_a_stream_that_does_not_say_what_it_is_becomes_an_answer_that_does(chat: bool, kind: str) -> None:
+    said = {"delta": {"content": "Hi"}} if chat else {"text": "Hi"}
+    event = msgspec.json.encode({"choices": [{"index": 0, **said, "finish_reason": "stop"}]})
+    whole = msgspec.json.decode(made_whole(b"data: " + event + b"\n\ndata: [DONE]\n\n", chat=chat))
+    assert whole["object"] == kind
+
+
 ids = st.sampled_from(["a", "b", ""])
 pieces_of_calls = st.lists(
     st.fixed_dictionaries(
@@ -334,6 +342,7 @@ def test_a_message_is_what_openais_client_makes_of_the_deltas_or_none(deltas: li
 def by_the_client(deltas: list[dict[str, Any]]) -> dict[str, Any]:
     """What ``openai`` accumulates, with each call's index made its place, and repeated ids and names taken for one."""
     places: list[tuple[int | None, str | None]] = []
+    named: set[int] = set()
     message: Any = {}
     for each in msgspec.json.decode(msgspec.json.encode(deltas)):
         for piece in each.get("tool_calls", []):
@@ -346,9 +355,11 @@ def by_the_client(deltas: list[dict[str, Any]]) -> dict[str, Any]:
             if not known:
                 places.append((index, id_))
                 piece["id"] = id_
-            elif id_ is not None:
+            elif id_ is not None and known[-1] in named:
                 piece.get("function", {}).pop("name", None)
             piece["index"] = known[-1] if known else len(places) - 1
+            if piece.get("function", {}).get("name"):
+                named.add(piece["index"])
         if message.get("role"):
             each.pop("role", None)
         # It takes pieces of one list for pieces of what was there before.
