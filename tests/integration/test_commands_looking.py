@@ -78,6 +78,16 @@ def test_logs_show_the_end_of_an_engines_log(running: Aigw) -> None:
     assert running.run("logs", "gateway", "-n", "0").stdout == ""
 
 
+def test_logs_whose_file_was_renamed_are_still_shown(running: Aigw) -> None:
+    log = running.home / "logs" / "llamacpp.log"
+    before = running.run("logs", "llamacpp", "-n", "3").stdout
+    away = log.rename(log.with_suffix(".1"))
+    try:
+        assert running.run("logs", "llamacpp", "-n", "3").stdout == before
+    finally:
+        away.rename(log)
+
+
 def test_logs_that_follow_show_what_the_engine_writes(running: Aigw) -> None:
     with running.started("logs", "llamacpp", "--follow", "-n", "1") as following:
         following.says("\n")

@@ -224,9 +224,16 @@ class Operations:
         if report.attached:
             message = f"aigw doesn't run {name}, so it has no log of it"
             raise Refusal(409, "no_log", message, hint=f"'aigw why {name}' explains its state")
-        if not follow and not path.exists():
+        if not follow and not self._has_log(path):
             message = f"{name} has no log yet: it has not been started"
             raise Refusal(409, "no_log", message, hint=f"'aigw start {name}' starts it")
+
+    def _has_log(self, path: Path) -> bool:
+        """Whether there is something to read, be it a file that has lost its name."""
+        descriptor = self._parts.launcher.log_reader(path)
+        if descriptor is not None:
+            os.close(descriptor)
+        return descriptor is not None
 
     async def tail(self) -> AsyncIterator[dict[str, Any]]:
         """Requests as they begin and finish."""
