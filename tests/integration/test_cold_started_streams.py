@@ -93,7 +93,7 @@ async def test_a_hang_is_noticed(aigw: Aigw) -> None:
 
 
 async def test_a_stop_drains_it(aigw: Aigw) -> None:
-    async with stream(aigw, "real", tokens=400) as events, asyncio.TaskGroup() as tasks:
+    async with stream(aigw, "real", tokens=120) as events, asyncio.TaskGroup() as tasks:
         stopping = tasks.create_task(asyncio.to_thread(aigw.run, "stop", "real"))
         rest = await _all(events)
     assert rest[-1] == "[DONE]"
