@@ -53,8 +53,7 @@ class OpenLogs:
 
     async def tail(self, path: Path, lines: int, since: int) -> list[str]:
         """The last lines of the log of that path, after ``since`` bytes."""
-        reader = self.reader(path)
-        return [] if reader is None else await asyncio.to_thread(_tail, reader, lines, since)
+        return await asyncio.to_thread(self._tail, path, lines, since)
 
     def size(self, path: Path) -> int:
         """Bytes in the log of that path; 0 when there is none."""
@@ -90,17 +89,20 @@ class OpenLogs:
             log.warning("the log %s was %s while it is written to: it is kept below its cap there", path, moved)
         held.moved = moved
 
+    def _tail(self, path: Path, lines: int, since: int) -> list[str]:
+        # Opened by whoever closes it: a call that is cancelled before its thread runs would leave it open.
+        reader = self.reader(path)
+        if reader is None:
+            return []
+        try:
+            return logs.tail(reader, lines, since)
+        finally:
+            os.close(reader)
+
     def _drop(self, path: Path) -> None:
         with self._closing:
             if (held := self._logs.pop(path, None)) is not None:
                 os.close(held.descriptor)
-
-
-def _tail(descriptor: int, lines: int, since: int) -> list[str]:
-    try:
-        return logs.tail(descriptor, lines, since)
-    finally:
-        os.close(descriptor)
 
 
 def _inspect(descriptor: int, path: Path, cap: int) -> str | None:
